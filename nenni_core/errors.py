@@ -1,0 +1,22 @@
+"""Errors that a user can cause and mend."""
+
+
+class InputError(ValueError):
+    """A value given by the user is wrong.
+
+    The message is one line: it names the value, what was expected and, where there is one, the
+    nearest valid choice. Command lines print it and exit with status 2, without a traceback.
+    """
+
+
+def unknown_choice(kind: str, value: str, choices: list[str]) -> InputError:
+    """An `InputError` for a name that is not among `choices`, with the nearest one named.
+
+    >>> str(unknown_choice("model", "resnet81", ["resnet18", "small_resnet"]))
+    "unknown model 'resnet81'; did you mean 'resnet18'? known: resnet18, small_resnet"
+    """
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(value, choices, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return InputError(f"unknown {kind} {value!r}; {hint}known: {', '.join(choices)}")

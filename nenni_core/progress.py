@@ -1,0 +1,10 @@
+"""How long work reports where it stands, without knowing who shows it."""
+
+from collections.abc import Callable
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with (what is being done, units finished, units in all); must return quickly."""
+
+
+def silent(description: str, completed: int, total: int) -> None:
+    """A `ProgressCallback` that shows nothing."""

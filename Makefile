@@ -1,0 +1,72 @@
+# Everything a user or a developer runs. `make` alone lists it.
+#
+# Nothing but python3 (3.11 or newer, with its venv module), make and git is expected of the machine: the rest
+# is installed into .venv/ from the files of requirements/.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+PORT ?= 5000
+VENV := $(CURDIR)/.venv
+# .venv/ is complete when this file exists: it is written last, and is older than a lock that changed since.
+INSTALLED := .venv/.installed
+
+# Stages started by DVC find the same programs; nothing of the caller's own Python leaks in; nobody phones home.
+export PATH := $(VENV)/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PYTHONNOUSERSITE := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help
+help: ## list these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+.PHONY: env
+env: $(INSTALLED) ## install the locked dependencies into .venv/ (again whenever requirements/ changes)
+
+$(INSTALLED): requirements/lock.txt requirements/torch.txt requirements/no-deps.lock
+	@command -v $(PYTHON) >/dev/null || { echo "make env: no '$(PYTHON)' on PATH: install Python 3.11 or newer, or name one: make env PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"make env: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed: make env PYTHON=/path/to/python")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make env: $(PYTHON) has no venv module: install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/no-deps.lock
+	@touch $@
+
+.PHONY: lint
+lint: env ## formatting, lint and types, changing nothing
+	ruff format --check .
+	ruff check .
+	mypy
+
+.PHONY: test
+test: lint ## lint, then the whole test suite
+	python -m pytest
+
+.PHONY: quick
+quick: env ## the tests that take no more than a moment
+	python -m pytest -m "not slow"
+
+.PHONY: format
+format: env ## format the code and mend what ruff can mend
+	ruff check --fix .
+	ruff format .
+
+.PHONY: lock
+lock: env ## resolve requirements/*.in into the locks again; UPGRADE=1 takes newer versions
+	uv pip compile $(LOCK_OPTIONS) requirements/base.in requirements/dev.in -o requirements/lock.txt
+	uv pip compile $(LOCK_OPTIONS) --no-deps requirements/no-deps.in -o requirements/no-deps.lock
+
+# One lock for all platforms and Python versions, with hashes and without addresses or paths of the machine that made it.
+LOCK_OPTIONS = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## delete caches and builds; results (store/, mlflow.db, reports/) and .venv/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

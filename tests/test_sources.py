@@ -66,7 +66,8 @@ def wall_breaks(package: str, source: str) -> list[str]:
     """Imports that `package` may not make.
 
     The two libraries must be usable on their own. `nenni_core` lists all that it may import, and what of that
-    only inside the function that needs it; the others list what is out of bounds for them.
+    only inside the function that needs it; the others list what is out of bounds for them. `analysis` sees
+    results, not models: of `nenni_core` it may use the error type and the intervals.
     """
     breaks = []
     for module, at_import in imported_modules(source):
@@ -77,18 +78,8 @@ def wall_breaks(package: str, source: str) -> list[str]:
                 allowed |= {"torchattacks", "sklearn"}
             broken = top not in allowed
         elif package == "hwsim":
-            broken = top in {
-                "torch",
-                "torchattacks",
-                "nenni_core",
-                "pipeline",
-                "analysis",
-                "mlflow",
-                "dvc",
-                "ray",
-            }
-        elif package == "analysis":
-            broken = top in {"torch", "torchattacks", "nenni_core", "hwsim", "benchmarks", "dvc", "ray"}
+            out_of_bounds = {"torch", "torchattacks", "nenni_core", "hwsim", "benchmarks", "dvc", "ray"}
+            broken = top in out_of_bounds and module.rpartition(".")[0] not in pure
         else:
             broken = package == "pipeline" and top in {"hwsim", "benchmarks", "torchattacks"}
         if broken or top == "tests":
@@ -112,6 +103,7 @@ def test_packages_keep_to_their_walls() -> None:
         ("hwsim", "try:\n    import torch.nn\nexcept ImportError:\n    pass", ["torch.nn"]),
         ("hwsim", "import numpy, math", []),
         ("analysis", "from nenni_core import inject", ["nenni_core.inject"]),
+        ("analysis", "from nenni_core.statistics import wilson_interval", []),
     ],
 )
 def test_walls_are_seen(package: str, source: str, expected: list[str]) -> None:
@@ -181,6 +173,10 @@ def is_constant(node: ast.expr | None, value: object) -> bool:
 
 def unsafe_uses(source: str) -> list[str]:
     """Ways to run code that came with data, or text as a program."""
+    safe_loaders = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and any(dotted(base) in safe_loaders for base in node.bases):
+            safe_loaders.add(node.name)
     found = [module for module, _ in imported_modules(source) if module.split(".")[0] in UNSAFE_MODULES]
     for name, keywords in calls(source):
         last = name.rpartition(".")[2]
@@ -188,8 +184,7 @@ def unsafe_uses(source: str) -> list[str]:
             (name == "torch.load" and not is_constant(keywords.get("weights_only"), True))
             or name in {"eval", "exec", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load"}
             or (
-                name == "yaml.load"
-                and dotted(keywords.get("Loader", ast.Constant(None))) != "yaml.SafeLoader"
+                name == "yaml.load" and dotted(keywords.get("Loader", ast.Constant(None))) not in safe_loaders
             )
             or ("allow_pickle" in keywords and not is_constant(keywords["allow_pickle"], False))
             or ("shell" in keywords and not is_constant(keywords["shell"], False))
@@ -220,8 +215,16 @@ def global_draws(source: str) -> list[str]:
     return found
 
 
-# Saves, seeds and restores the global generators around third-party attacks, which draw from nothing else.
-HANDLES_GLOBAL_GENERATORS = {"nenni_core/attacks/untouched.py"}
+# Third-party attacks draw from the global generators: they are seeded around them and restored after.
+AROUND_THIRD_PARTY_ATTACKS = {
+    "nenni_core/attacks/untouched.py": {
+        "random",
+        "np.random.get_state",
+        "np.random.seed",
+        "np.random.set_state",
+    },
+    "nenni_core/attacks/adapter.py": {"torch.rand_like"},  # called by such an attack, so in the middle of it
+}
 
 
 def test_nothing_runs_what_came_with_data() -> None:
@@ -229,7 +232,10 @@ def test_nothing_runs_what_came_with_data() -> None:
 
 
 def test_randomness_is_explicit() -> None:
-    assert violations(global_draws).keys() <= HANDLES_GLOBAL_GENERATORS
+    found = {name: set(draws) for name, draws in violations(global_draws).items()}
+    assert {
+        n: extra for n, draws in found.items() if (extra := draws - AROUND_THIRD_PARTY_ATTACKS.get(n, set()))
+    } == {}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +247,7 @@ def test_randomness_is_explicit() -> None:
         "torch.load(path, weights_only=False)",
         "yaml.load(text)",
         "yaml.load(text, Loader=yaml.Loader)",
+        "class L(yaml.Loader): pass\nyaml.load(text, Loader=L)",
         "numpy.load(path, allow_pickle=True)",
         "subprocess.run(command, shell=True)",
         "pl.from_pandas(pandas.read_pickle(path))",
@@ -256,6 +263,7 @@ def test_unsafe_use_is_seen(source: str) -> None:
         "torch.load(p, weights_only=True)",
         "yaml.safe_load(t)",
         "yaml.load(t, Loader=yaml.SafeLoader)",
+        "class L(yaml.SafeLoader): pass\nyaml.load(t, Loader=L)",
         "model.eval()",
     ],
 )
@@ -303,7 +311,7 @@ def test_third_party_imports_are_declared() -> None:
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     declared = {canonicalize_name(Requirement(text).name) for text in [*project["dependencies"], *extras]}
     imported = {module.split(".")[0] for text in SOURCES.values() for module, _ in imported_modules(text)}
-    distribution = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+    distribution = {"sklearn": "scikit-learn", "yaml": "pyyaml", "pydantic_core": "pydantic"}
     third_party = {distribution.get(m, m) for m in imported - set(sys.stdlib_module_names) - set(PACKAGES)}
     assert "torch" in third_party
     assert third_party <= declared | {"torchattacks"}

@@ -20,3 +20,7 @@ def unknown_choice(kind: str, value: str, choices: list[str]) -> InputError:
     nearest = get_close_matches(value, choices, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return InputError(f"unknown {kind} {value!r}; {hint}known: {', '.join(choices)}")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a parameter is no longer finite; the message says where and what to change."""

@@ -64,7 +64,7 @@ def noise_streams(model: nn.Module) -> list[NoiseStream]:
 
 
 def set_noise(model: nn.Module, name: str, seed: int) -> NoiseStream:
-    """Give all random layers of `model` one fresh stream called `name` ("training", "attack", "inference")."""
+    """Give all random layers of `model` one fresh stream: "training", "attack", "inference" or the like."""
     stream = NoiseStream(seed, name)
     for module in model.modules():
         if hasattr(module, "noise_stream"):

@@ -1,0 +1,282 @@
+"""Learn the approximation of each layer from the dense network (paper section 3.1, equation 1)."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
+from nenni_core.inject import dense_mode, injected_layers
+from nenni_core.layers import NoisyLayer
+from nenni_core.moments import Moments, grouped_positions
+from nenni_core.progress import ProgressCallback, silent
+from nenni_core.selection import largest_per_row
+
+Images = Float[Tensor, "batch channels height width"]
+LayerVisitor = Callable[[str, NoisyLayer, Tensor, Tensor], None]
+
+SOLVERS = ("least_squares", "sgd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerQuality:
+    """How well one layer's approximation fits, on the data it was distilled on."""
+
+    name: str
+    nmse: float
+    """Normalised mean squared error ||z - z_approx||^2 / ||z - mean||^2 before rounding; mean over a bank."""
+    nmse_quantized: float
+    """The same after rounding W~ and b~."""
+    top_k_recall: float
+    """Share of the truly essential neurons that the approximation selects, on up to four batches."""
+
+
+def distill(
+    model: nn.Module,
+    data: Iterable[Images],
+    *,
+    solver: Literal["least_squares", "sgd"] = "least_squares",
+    epochs: int = 50,
+    learning_rate: float = 0.5,
+    momentum: float = 0.9,
+    ridge: float = 1e-6,
+    on_progress: ProgressCallback = silent,
+) -> list[LayerQuality]:
+    """Fit W~ and b~ of every injected layer to the dense layer's output, then round them.
+
+    Each layer learns on its own true input: one forward pass of the dense network serves all layers.
+
+    Args:
+        model: an injected model; its approximation is replaced in place.
+        data: batches of images in [0, 1]; iterated several times, so a list or a loader, not a generator.
+        solver: "least_squares", the closed-form optimum of equation 1 from one pass; or "sgd", momentum
+            SGD on the mean squared error as the paper, `epochs` passes with cosine decay.
+        learning_rate: of "sgd", relative to each layer's mean ||P x||^2, which bounds the largest stable
+            step; so one value suits all layers.
+        ridge: damping of "least_squares" relative to the mean variance of P x.
+
+    Raises:
+        InputError: the model has no injected layers, the data is empty, or the solver is not known.
+        TrainingDiverged: SGD ended in values that are not finite.
+    """
+    if solver not in SOLVERS:
+        raise unknown_choice("solver", solver, list(SOLVERS))
+    layers = injected_layers(model)
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no injected layers to distil; call inject first")
+    was_training = model.training
+    model.eval()
+    try:
+        moments = _measure(model, layers, data, on_progress)
+        if solver == "least_squares":
+            for name, layer in layers.items():
+                for index, moment in enumerate(moments[name]):
+                    _assign(layer, index, *moment.solve(ridge))
+        else:
+            _descend(model, layers, moments, data, epochs, learning_rate, momentum, on_progress)
+        for layer in layers.values():
+            layer.refit_exponents()
+            layer.is_quantized = True
+        return _quality(model, layers, moments, data)
+    finally:
+        for layer in layers.values():
+            layer.is_quantized = True
+        model.train(was_training)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, data: Iterable[Images], *, samples_per_layer: int = 1 << 20) -> None:
+    """Fix each layer's threshold so that its configured share of neurons gets noise on average over `data`.
+
+    Thresholds replace the exact count of every sample (hardware that streams needs no sort). They are
+    quantiles of each layer's scores while all layers inject by exact count; if there are more than
+    `samples_per_layer` scores, of an evenly spaced subset of each batch.
+
+    Raises:
+        InputError: the model has no injected layers, a pattern is set, or the data is empty.
+    """
+    layers = injected_layers(model)
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no injected layers to calibrate; call inject first")
+    patterned = [name for name, layer in layers.items() if layer.injection.pattern is not None]
+    if patterned:
+        raise InputError(f"layer {patterned[0]!r} keeps a pattern, which has no threshold; set a ratio first")
+    batches = sum(1 for _ in data)
+    scores: dict[str, list[Tensor]] = {name: [] for name in layers}
+    selections = {name: layer.injection.selection for name, layer in layers.items()}
+    was_training = model.training
+
+    def collect(name: str, layer: NoisyLayer, x: Tensor, output: Tensor) -> None:
+        z_approx = layer.approximate(x).float().flatten()
+        stride = max(1, z_approx.numel() * batches // samples_per_layer)
+        values = z_approx[::stride]
+        scores[name].append(values.abs() if layer.injection.score == "magnitude" else values)
+
+    try:
+        model.eval()
+        for layer in layers.values():
+            layer.change_injection(selection="top_k")
+        with _visited(layers, collect):
+            for x in data:
+                model(x)
+    finally:
+        for name, layer in layers.items():
+            layer.change_injection(selection=selections[name])
+        model.train(was_training)
+    for name, layer in layers.items():
+        if not scores[name]:
+            raise InputError(
+                f"no data reached layer {name!r}: expected at least one batch of images to calibrate on"
+            )
+        values = torch.cat(scores[name])
+        kept = layer.injection.kept(len(values))
+        if layer.injection.target == "essential":  # the smallest are kept, those at the threshold included
+            layer.threshold.copy_(values.kthvalue(kept).values if kept else values.min() - 1)
+        else:  # the largest are kept, those at the threshold not
+            cut = len(values) - kept
+            layer.threshold.copy_(values.kthvalue(cut).values if cut else values.min() - 1)
+
+
+@contextmanager
+def _visited(layers: dict[str, NoisyLayer], visit: LayerVisitor) -> Iterator[None]:
+    """Call `visit(name, layer, input, output)` each time an injected layer runs."""
+
+    def hook(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, NoisyLayer)
+        visit(name, module, inputs[0], output)
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(partial(hook, name)).remove)
+        yield
+
+
+def _features(layer: NoisyLayer, index: int, x: Tensor) -> Float[Tensor, "groups positions rank"]:
+    return grouped_positions(layer, layer.projected(x, index))
+
+
+@torch.no_grad()
+def _measure(
+    model: nn.Module, layers: dict[str, NoisyLayer], data: Iterable[Images], on_progress: ProgressCallback
+) -> dict[str, list[Moments]]:
+    """One pass of the dense network; also fixes the format of P x if that is rounded."""
+    moments = {
+        name: [Moments(layer.groups, layer.rank, layer.weight.shape[0] // layer.groups) for _ in layer.signs]
+        for name, layer in layers.items()
+    }
+    total = len(data) if isinstance(data, Sized) else 0
+
+    def visit(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
+        if layer.injection.quantize_projected and torch.isnan(layer.projected_exponent):
+            layer.fit_projected_exponent(x)
+        for index, moment in enumerate(moments[name]):
+            moment.add(_features(layer, index, x), grouped_positions(layer, z))
+
+    for layer in layers.values():
+        layer.projected_exponent.fill_(float("nan"))
+    with dense_mode(model), _visited(layers, visit):
+        for done, x in enumerate(data, start=1):
+            model(x)
+            on_progress("measuring layers", done, max(total, done))
+    empty = [name for name in layers if moments[name][0].count == 0]
+    if empty:
+        raise InputError(
+            f"no data reached layer {empty[0]!r}: expected at least one batch of images to distil on"
+        )
+    return moments
+
+
+def _assign(layer: NoisyLayer, index: int, weight: Tensor, bias: Tensor) -> None:
+    with torch.no_grad():
+        layer.approx_weight[index].copy_(weight)
+        layer.approx_bias[index].copy_(bias)
+
+
+def _descend(
+    model: nn.Module,
+    layers: dict[str, NoisyLayer],
+    moments: dict[str, list[Moments]],
+    data: Iterable[Images],
+    epochs: int,
+    learning_rate: float,
+    momentum: float,
+    on_progress: ProgressCallback,
+) -> None:
+    """Momentum SGD on (1/positions) ||z - W~ P x - b~||^2, all layers in one pass."""
+    groups = []
+    for name, layer in layers.items():
+        power = float(
+            torch.stack([m.yy.diagonal(dim1=1, dim2=2).sum(1).max() / m.count for m in moments[name]]).max()
+        )
+        groups.append({"params": [layer.approx_weight, layer.approx_bias], "lr": learning_rate / (1 + power)})
+    optimizer = torch.optim.SGD(groups, momentum=momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+
+    def step(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
+        target = grouped_positions(layer, z)
+        with torch.enable_grad():
+            for index in range(layer.injection.projections):
+                weight = layer.approx_weight[index].reshape(layer.groups, -1, layer.rank)
+                bias = layer.approx_bias[index].reshape(layer.groups, 1, -1)
+                residual = _features(layer, index, x) @ weight.transpose(1, 2) + bias - target
+                (residual.square().sum() / target.shape[1]).backward()
+
+    with dense_mode(model), _visited(layers, step):
+        for epoch in range(epochs):
+            for x in data:
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    model(x)
+                optimizer.step()
+            schedule.step()
+            on_progress("distilling", epoch + 1, epochs)
+    optimizer.zero_grad()
+    for name, layer in layers.items():
+        if not (layer.approx_weight.isfinite().all() and layer.approx_bias.isfinite().all()):
+            raise TrainingDiverged(
+                f"distillation of layer {name!r} diverged at learning rate {learning_rate:g}; lower it, "
+                f"or use solver 'least_squares'"
+            )
+
+
+@torch.no_grad()
+def _quality(
+    model: nn.Module, layers: dict[str, NoisyLayer], moments: dict[str, list[Moments]], data: Iterable[Images]
+) -> list[LayerQuality]:
+    hits = dict.fromkeys(layers, 0)
+    wanted = dict.fromkeys(layers, 0)
+
+    def visit(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
+        by_sample = z.movedim(layer.channel_axis, -1).float().reshape(len(z), -1)
+        scores = by_sample.abs() if layer.injection.score == "magnitude" else by_sample
+        kept = max(1, round(float(layer.injection.density) * scores.shape[1]))
+        truly = largest_per_row(scores.contiguous(), kept)
+        z_approx = layer.approximate(x).movedim(layer.channel_axis, -1).float().reshape(len(z), -1)
+        estimate = z_approx.abs() if layer.injection.score == "magnitude" else z_approx
+        hits[name] += int((largest_per_row(estimate.contiguous(), kept) & truly).sum())
+        wanted[name] += len(z) * kept
+
+    with dense_mode(model), _visited(layers, visit):
+        for x in islice(data, 4):
+            model(x)
+    result = []
+    for name, layer in layers.items():
+        exact, rounded = [], []
+        for index, moment in enumerate(moments[name]):
+            exact.append(moment.normalised_error(layer.approx_weight[index], layer.approx_bias[index]))
+            rounded.append(moment.normalised_error(*layer.rounded_parameters(index)))
+        result.append(
+            LayerQuality(
+                name=name,
+                nmse=sum(exact) / len(exact),
+                nmse_quantized=sum(rounded) / len(rounded),
+                top_k_recall=hits[name] / wanted[name],
+            )
+        )
+    return result

@@ -1,0 +1,299 @@
+"""Noise-injected layers: z' = z * mask + z_approx * (1 - mask) (paper equation 2).
+
+A noisy layer is the dense layer it replaces (same parameters under the same names) plus a low-rank
+approximation of it. Nothing of the dense layer is changed, so essential outputs are the dense layer's
+to the bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nenni_core.errors import InputError
+from nenni_core.injection import Injection
+from nenni_core.projection import draw_signs, projection_matrix, projection_rank, projection_scale
+from nenni_core.quantize import best_exponent, fixed_point
+from nenni_core.randomness import NoiseStream, make_generator
+from nenni_core.selection import select_essential
+
+MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
+
+
+class NoisyLayer(nn.Module):
+    """What noise-injected convolutions and linear layers share.
+
+    Trainable: `weight` and `bias` of the dense layer; `approx_weight` W~ (one per projection, n x k)
+    and `approx_bias` b~. Buffers: `signs` of P (per projection and group, k x d), the power-of-two
+    exponents of the fixed-point formats, and the `threshold` of `selection="threshold"` (NaN until
+    `calibrate` has run). Start values are the Johnson-Lindenstrauss estimate W~ = W P^T, b~ = b.
+
+    Random layers have a `noise_stream`; it is not part of the state.
+    """
+
+    channel_axis: int
+    weight: Tensor
+    bias: Any  # a parameter or None; the two layer types declare it differently
+    groups: int
+    signs: Tensor
+    weight_exponent: Tensor
+    bias_exponent: Tensor
+    projected_exponent: Tensor
+    threshold: Tensor
+
+    def _build_approximation(self, injection: Injection, name: str) -> None:
+        """Draw P from (seed, layer name) and start W~, b~; called once by the constructors."""
+        self.injection = injection
+        self.layer_name = name
+        self.is_quantized = True
+        self.is_dense = False
+        self.mask_observer: MaskObserver | None = None
+        self._kernels: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
+        if injection.is_random:
+            self.noise_stream = NoiseStream(injection.seed, "inference")
+            self._held: tuple[NoiseStream, int, Any] | None = None
+        outputs, device = self.weight.shape[0], self.weight.device
+        dimension = self.weight[0].numel()
+        rank = projection_rank(dimension, injection.projection_ratio)
+        generator = make_generator(injection.seed, "projection", name)
+        signs = [
+            torch.stack([draw_signs(rank, dimension, generator) for _ in range(self.groups)])
+            for _ in range(injection.projections)
+        ]
+        self.register_buffer("signs", torch.stack(signs).to(device))
+        estimate = torch.einsum("gnd,rgkd->rgnk", self._grouped_weight(), projection_matrix(self.signs))
+        self.approx_weight = nn.Parameter(estimate.reshape(injection.projections, outputs, rank))
+        bias = torch.zeros(outputs, device=device) if self.bias is None else self.bias.detach()
+        self.approx_bias = nn.Parameter(bias.float().expand(injection.projections, -1).clone())
+        scales = outputs if injection.scale == "per_channel" else 1
+        for buffer, shape in (("weight_exponent", (injection.projections, scales, 1)),
+                              ("bias_exponent", (injection.projections, 1, 1))):  # fmt: skip
+            self.register_buffer(buffer, torch.zeros(shape, device=device))
+        self.register_buffer("projected_exponent", torch.full((), float("nan"), device=device))
+        self.register_buffer("threshold", torch.full((), float("nan"), device=device))
+        self.refit_exponents()
+
+    def _grouped_weight(self) -> Float[Tensor, "groups outputs dimension"]:
+        return self.weight.detach().float().reshape(self.groups, self.weight.shape[0] // self.groups, -1)
+
+    @property
+    def rank(self) -> int:
+        """k, the rows of the projection."""
+        return self.signs.shape[-2]
+
+    @property
+    def input_dimension(self) -> int:
+        """d, the inputs that one output neuron sees."""
+        return self.signs.shape[-1]
+
+    def refit_exponents(self) -> None:
+        """Choose the fixed-point scales anew from the present W~ and b~ (paper: once, after distillation)."""
+        per_channel = self.injection.scale == "per_channel"
+        with torch.no_grad():
+            for index in range(self.injection.projections):
+                weight, bias = self.approx_weight[index], self.approx_bias[index].unsqueeze(0)
+                self.weight_exponent[index] = best_exponent(weight, self.injection.bits, per_row=per_channel)
+                self.bias_exponent[index] = best_exponent(bias, self.injection.bits, per_row=False)
+        self._kernels.clear()
+
+    @torch.no_grad()
+    def fit_projected_exponent(self, x: Float[Tensor, "batch *input"]) -> None:
+        """Choose the fixed-point scale of P x for inputs like `x`, over all projections of the layer."""
+        kernels = projection_matrix(self.signs).flatten(0, 2).reshape(-1, *self.weight.shape[1:])
+        per_projection = kernels.chunk(self.injection.projections)
+        values = torch.cat(
+            [self._affine(x, kernel.to(x.dtype), None).float().flatten() for kernel in per_projection]
+        )
+        self.projected_exponent.copy_(
+            best_exponent(values.unsqueeze(0), self.injection.bits, per_row=False).squeeze()
+        )
+
+    def _affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The dense layer's own operation with other parameters of the same shape (any number of outputs)."""
+        raise NotImplementedError  # by the two layer types below
+
+    def _mix(self, projected: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """W~ (n x k) applied to the projected input at every position."""
+        raise NotImplementedError  # by the two layer types below
+
+    def precise(self, x: Float[Tensor, "batch *input"]) -> Float[Tensor, "batch *output"]:
+        """z, the dense layer's output."""
+        return self._affine(x, self.weight, self.bias)
+
+    def projected(self, x: Float[Tensor, "batch *input"], index: int = 0) -> Float[Tensor, "batch *ranks"]:
+        """P x for every group and position, rounded if the configuration says so."""
+        kernel = projection_matrix(self.signs[index]).flatten(0, 1)
+        y = self._affine(x, kernel.reshape(len(kernel), *self.weight.shape[1:]).to(x.dtype), None)
+        if not (self.injection.quantize_projected and self.is_quantized):
+            return y
+        exponent = self.projected_exponent
+        if torch.isnan(exponent):  # not distilled yet: the range of this batch
+            exponent = best_exponent(y.float().reshape(1, -1), self.injection.bits, per_row=False).squeeze()
+        return fixed_point(y.float(), exponent, self.injection.bits).to(y.dtype)
+
+    def approximate(self, x: Float[Tensor, "batch *input"]) -> Float[Tensor, "batch *output"]:
+        """z_approx = W~ P x + b~ with the configured randomness and rounding.
+
+        As W~ P is a matrix of the dense layer's shape, one convolution computes both products; only a
+        rounded P x needs two.
+        """
+        index, dither = self._draw()
+        if self.injection.quantize_projected:
+            weight, bias = self.rounded_parameters(index, dither)
+            return self._mix(self.projected(x, index), weight, bias)
+        kernel, bias = self._folded(index, dither)
+        return self._affine(x, kernel, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z' of the paper's equation 2, with the gradient that the configuration asks for."""
+        if self.is_dense or (self.injection.density == 1 and self.mask_observer is None):
+            return self.precise(x)
+        blocked = self.injection.gradient == "blocked"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not blocked):
+            z_approx = self.approximate(x)
+        if (
+            self.injection.density == 0
+            and self.mask_observer is None
+            and not (blocked and torch.is_grad_enabled())
+        ):
+            return z_approx
+        if self.injection.selection == "threshold" and torch.isnan(self.threshold):
+            raise InputError(
+                f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
+            )
+        by_position = select_essential(
+            z_approx.movedim(self.channel_axis, -1), self.injection, self.threshold
+        )
+        mask = by_position.movedim(-1, self.channel_axis)
+        if self.mask_observer is not None:
+            self.mask_observer(mask)
+        return torch.where(mask, self.precise(x), z_approx)
+
+    @contextmanager
+    def as_dense(self) -> Iterator[None]:
+        """The layer without noise, for teacher activations."""
+        before, self.is_dense = self.is_dense, True
+        try:
+            yield
+        finally:
+            self.is_dense = before
+
+    def change_injection(self, **changes: Any) -> None:
+        """Replace fields of the configuration; a calibrated threshold does not outlive its ratio."""
+        self.injection = dataclasses.replace(self.injection, **changes)
+        if {"ratio", "pattern", "score", "target"} & changes.keys():
+            self.threshold.fill_(float("nan"))
+
+    def _draw(self) -> tuple[int, tuple[Tensor, Tensor] | None]:
+        """Which projection to use and how to dither its rounding; from the noise stream if random."""
+        if not self.injection.is_random:
+            return 0, None
+        stream = self.noise_stream
+        if stream.held and self._held is not None and self._held[:2] == (stream, stream.epoch):
+            return self._held[2]
+        draw: tuple[int, tuple[Tensor, Tensor] | None]
+        if self.injection.randomize == "bank":
+            draw = int(torch.randint(self.injection.bank_size, (), generator=stream.generator)), None
+        else:
+            dithers = [torch.rand(p.shape[1:], generator=stream.generator).to(p.device)
+                       for p in (self.approx_weight, self.approx_bias)]  # fmt: skip
+            draw = 0, (dithers[0], dithers[1])
+        if stream.held:
+            self._held = (stream, stream.epoch, draw)
+        return draw
+
+    def rounded_parameters(
+        self, index: int, dither: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """W~ (n x k) and b~ (n) of one projection as the forward pass uses them."""
+        weight, bias = self.approx_weight[index], self.approx_bias[index]
+        if not self.is_quantized:
+            return weight, bias
+        weight_dither, bias_dither = dither if dither is not None else (None, None)
+        bits = self.injection.bits
+        weight = fixed_point(weight, self.weight_exponent[index], bits, weight_dither)
+        return weight, fixed_point(bias, self.bias_exponent[index].squeeze(), bits, bias_dither)
+
+    def _folded(self, index: int, dither: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """W~ P in the shape of the dense weight, and b~; kept between calls while nothing has changed.
+
+        Changes are noticed by the tensors' version counters, which writes through `.data` go past.
+        """
+        trains = torch.is_grad_enabled() and (
+            self.approx_weight.requires_grad or self.approx_bias.requires_grad
+        )
+        parameters = (
+            self.approx_weight,
+            self.approx_bias,
+            self.weight_exponent,
+            self.bias_exponent,
+            self.signs,
+        )
+        version = (self.is_quantized, *((t.data_ptr(), t._version) for t in parameters))
+        if not trains and dither is None and index in self._kernels and self._kernels[index][0] == version:
+            return self._kernels[index][1]
+        weight, bias = self.rounded_parameters(index, dither)
+        grouped = weight.reshape(self.groups, -1, self.rank)
+        # The sum of +-W~ is formed first and scaled last: with fixed-point W~ it is then exact. Autocast
+        # would round it to 16 bits.
+        with torch.autocast(weight.device.type, enabled=False):
+            kernel = torch.bmm(grouped, self.signs[index].to(weight.dtype)) * projection_scale(self.rank)
+        kernel = kernel.reshape(self.weight.shape)
+        if kernel.dim() == 4 and self.weight.is_contiguous(memory_format=torch.channels_last):
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+        if not trains and dither is None:
+            self._kernels[index] = (version, (kernel, bias))
+        return kernel, bias
+
+
+class NoisyConv2d(NoisyLayer, nn.Conv2d):
+    """A noise-injected `nn.Conv2d`; any stride, padding, padding mode, dilation and groups."""
+
+    channel_axis = 1
+
+    def __init__(self, dense: nn.Conv2d, injection: Injection, name: str) -> None:
+        geometry: dict[str, Any] = {
+            name: getattr(dense, name)
+            for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        }
+        has_bias = dense.bias is not None
+        nn.Conv2d.__init__(
+            self, dense.in_channels, dense.out_channels, bias=has_bias, device="meta", **geometry
+        )
+        self.weight, self.bias = dense.weight, dense.bias
+        self.train(dense.training)
+        self._build_approximation(injection, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z' for a batch, or for one image without a batch axis as `nn.Conv2d` allows."""
+        return super().forward(x.unsqueeze(0)).squeeze(0) if x.dim() == 3 else super().forward(x)
+
+    def _affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+    def _mix(self, projected: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(projected, weight[..., None, None], bias, groups=self.groups)
+
+
+class NoisyLinear(NoisyLayer, nn.Linear):
+    """A noise-injected `nn.Linear`, for networks that have them inside; the paper leaves them alone."""
+
+    channel_axis = -1
+
+    def __init__(self, dense: nn.Linear, injection: Injection, name: str) -> None:
+        nn.Linear.__init__(self, dense.in_features, dense.out_features, dense.bias is not None, device="meta")
+        self.weight, self.bias = dense.weight, dense.bias
+        self.groups = 1
+        self.train(dense.training)
+        self._build_approximation(injection, name)
+
+    def _affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def _mix(self, projected: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(projected, weight, bias)

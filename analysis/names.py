@@ -1,0 +1,108 @@
+"""How columns, variants and numbers are written in tables, figures and sentences."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+MINUS = "\u2212"
+FAMILIES = {"fgsm": "FGSM", "pgd": "PGD", "mifgsm": "MIFGSM"}
+KNOWN_ATTACK = re.compile(r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?P<straight>_straight_through)?")
+# What the pipeline does unless told otherwise; a variant's label names only what departs from it.
+USUAL = {"target": "non_essential", "randomize": "fixed", "selection": "top_k"}
+
+
+def attack_order(names: Iterable[str]) -> list[str]:
+    """The attacks in the protocol's order: blocked gradients first, FGSM, PGD, MIFGSM; unknown names last."""
+
+    def place(name: str) -> tuple[int, int, int, int, str]:
+        known = KNOWN_ATTACK.fullmatch(name)
+        if known is None:
+            return 1, 0, 0, 0, name
+        family = list(FAMILIES).index(known["family"])
+        return 0, int(known["straight"] is not None), family, int(known["steps"] or 0), name
+
+    return sorted(set(names), key=place)
+
+
+def column_name(column: str) -> str:
+    """The heading of a column: "PGD-20, straight-through" for `pgd20_straight_through`.
+
+    >>> column_name("clean"), column_name("pgd20"), column_name("square_5000")
+    ('Clean', 'PGD-20', 'square 5000')
+    """
+    if column == "clean":
+        return "Clean"
+    known = KNOWN_ATTACK.fullmatch(column)
+    if known is None:
+        return column.replace("_", " ")
+    steps = f"-{known['steps']}" if known["steps"] else ""
+    return FAMILIES[known["family"]] + steps + (", straight-through" if known["straight"] else "")
+
+
+def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The place of a run: per model and data set the dense network, then ratios, then patterns, ascending."""
+    noise_in, of_every = (int(part) for part in row["pattern"].split(":")) if row["pattern"] else (0, 1)
+    objective = {"clean": 0, "adversarial": 1}.get(row["objective"] or "clean", 2)
+    return (
+        row["model"] or "",
+        row["dataset"] or "",
+        row["defence"] != "dense",
+        row["pattern"] is not None,
+        row["ratio"] or 0.0,
+        noise_in / of_every,
+        of_every,
+        objective,
+        *(_departure(row, name) or "" for name in USUAL),
+        row["seed"] or 0,
+    )
+
+
+def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
+    """The label of a run: "Ratio 0.9, adversarial"; columns named in `telling` are written out as well."""
+    if row["defence"] == "dense":
+        parts = ["Dense teacher"]
+    else:
+        parts = [f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"]
+        if row["objective"]:
+            parts.append(row["objective"])
+        parts += [text for name in USUAL if (text := _departure(row, name))]
+    parts += [f"{name} {row[name]}" for name in telling if row[name] is not None]
+    return ", ".join(parts)
+
+
+def _departure(row: dict[str, Any], name: str) -> str | None:
+    if row["defence"] == "dense" or row[name] in (None, USUAL[name]):
+        return None
+    return f"{name} {row[name]}".replace("_", " ")
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction as a percentage without its sign: 0.525 as "52.5"."""
+    return f"{100 * fraction:.{digits}f}"
+
+
+def reduction(fraction: float | None) -> str:
+    """A saved share as the paper writes it: "-82.6%", with a plus for extra cost; "" for None."""
+    if fraction is None:
+        return ""
+    text = percent(abs(fraction))
+    return f"{text}%" if float(text) == 0 else f"{MINUS if fraction > 0 else '+'}{text}%"
+
+
+def points(fraction: float, *, signed: bool = True) -> str:
+    """A difference of two fractions in percentage points: "+12.3" or, unsigned, "12.3"."""
+    text = percent(abs(fraction))
+    if not signed or float(text) == 0:
+        return text
+    return f"{'+' if fraction > 0 else MINUS}{text}"
+
+
+def magnitude(value: float | None) -> str:
+    """A large count with three digits and its unit prefix: 1.42e9 as "1.42 G"; "" for None."""
+    if value is None:
+        return ""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.{max(0, 2 - len(str(int(scaled))) + 1)}f} {prefix}"
+    return f"{value:g}"

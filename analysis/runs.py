@@ -1,0 +1,255 @@
+"""Tracked runs as a polars frame, read through MLflow's API only.
+
+An experiment is one parent run with a child run per stage; the numbers of the tables are metrics of the
+children whose `stage` is "attack".
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nenni_core.errors import InputError
+
+FINISHED = "FINISHED"
+
+# Every column that a frame of runs has, whatever was tracked; the meaning of each is beside it.
+COLUMNS: dict[str, tuple[pl.DataType, str]] = {
+    "run_id": (pl.String(), "MLflow's id of the stage's run"),
+    "parent_run_id": (pl.String(), "MLflow's id of the experiment's parent run"),
+    "status": (pl.String(), "MLflow's status; only FINISHED runs have numbers that may be shown"),
+    "start_ms": (pl.Int64(), "start of the run, milliseconds since 1970 (UTC)"),
+    "duration_seconds": (pl.Float64(), "wall clock of the run; null while it has no end"),
+    "stage": (pl.String(), "prepare, pretrain, distill, finetune or attack"),
+    "key": (pl.String(), "content key of the stage"),
+    "upstream_keys": (pl.String(), "content keys of the stages before it, JSON as it was logged"),
+    "model": (pl.String(), "name of the network"),
+    "dataset": (pl.String(), "name of the data set"),
+    "defence": (pl.String(), "dense or noise_injection"),
+    "ratio": (pl.Float64(), "share of neurons that get noise; null where a pattern rules, and for dense"),
+    "pattern": (pl.String(), "N:M, noise in N of every M neurons; null where a ratio rules"),
+    "objective": (pl.String(), "fine-tuning on clean or adversarial images; null for dense"),
+    "target": (pl.String(), "which neurons get the noise: non_essential or essential"),
+    "randomize": (pl.String(), "how the projection is drawn: fixed, bank or stochastic_rounding"),
+    "selection": (pl.String(), "how neurons are chosen: top_k or threshold"),
+    "seed": (pl.Int64(), "seed of the experiment"),
+    "git_commit": (pl.String(), "commit of the code that made the numbers"),
+    "git_dirty": (pl.Boolean(), "true where the work tree had uncommitted changes"),
+    "data_fingerprint": (pl.String(), "sha256 of the data set's content"),
+    "images": (pl.Int64(), "number of test images that every accuracy of the run is a share of"),
+    "bitops_dense": (pl.Float64(), "BitOPs of one image through the dense network"),
+    "bitops_nominal": (pl.Float64(), "BitOPs of one image at the nominal share of precise neurons"),
+    "bitops_measured": (pl.Float64(), "BitOPs of one image at the measured share of precise neurons"),
+    "params": (pl.String(), "the stage's parameters, a JSON object with sorted names"),
+}
+# Metrics with a slash come on top, under their MLflow name: `accuracy/pgd20` (fraction, 0 to 1), the counts
+# `correct/pgd20`, `forwards/pgd20`, `backwards/pgd20`, and `seconds/pgd20`; null where a run lacks one.
+COUNT_PREFIXES = ("correct/", "forwards/", "backwards/")
+
+
+class NothingTrackedError(InputError):
+    """There is no tracked result to show; the message says what was looked for, where, and what makes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """One tracked experiment: the parent run of its stages."""
+
+    run_id: str
+    name: str
+    experiment: str
+    tracking_uri: str
+    tags: dict[str, str]
+    newer_without_results: tuple[str, ...] = ()  # parent runs started later that have no attack result yet
+
+
+def default_tracking_uri(root: Path) -> str:
+    """`MLFLOW_TRACKING_URI` of the environment, else the SQLite file `mlflow.db` in the folder `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def find_parent(tracking_uri: str, experiment: str, run: str | None = None) -> Parent:
+    """The parent run that `run` names (its id, or the start of it), else the newest one with attack results.
+
+    A newer parent run without a finished attack run (under way, or failed before) is passed over and listed
+    in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for an id that
+    does not fit and where MLflow fails.
+    """
+    client = _client(tracking_uri)
+    found = _ask(tracking_uri, client.get_experiment_by_name, experiment)
+    if found is None:
+        raise NothingTrackedError(
+            f"no MLflow experiment {experiment!r} in {tracking_uri}; `dvc repro` runs it and tracks it"
+        )
+    parents = list(
+        _search(
+            tracking_uri,
+            client,
+            [found.experiment_id],
+            "tags.kind = 'experiment'",
+            "attributes.start_time DESC",
+        )
+    )
+    if run is not None:
+        return _named_parent(client, tracking_uri, experiment, parents, run)
+    passed_over: list[str] = []
+    for candidate in parents:
+        condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
+        if _has_child(tracking_uri, client, candidate, condition):
+            return _parent(candidate, experiment, tracking_uri, tuple(passed_over))
+        passed_over.append(candidate.info.run_id)
+    raise NothingTrackedError(
+        f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
+        f"in {tracking_uri}; `dvc repro` makes them"
+    )
+
+
+def load_runs(
+    tracking_uri: str | None = None,
+    experiment: str = "demo",
+    run: str | None = None,
+    *,
+    stage: str | None = "attack",
+) -> pl.DataFrame:
+    """The runs of one tracked experiment, one row per run, oldest first.
+
+    `tracking_uri` is MLflow's (default: see `default_tracking_uri`, in the current folder), `run` a parent
+    run's id (default: see `find_parent`), `stage` the stage to take (None: all of them). The columns are
+    those of `COLUMNS` and one for each metric with a slash in its name. Runs that did not finish are rows
+    too: look at `status`. Raises what `find_parent` raises.
+    """
+    uri = tracking_uri or default_tracking_uri(Path.cwd())
+    return stage_runs(find_parent(uri, experiment, run), stage=stage)
+
+
+def stage_runs(parent: Parent, *, stage: str | None = "attack") -> pl.DataFrame:
+    """The runs below `parent`: the frame that `load_runs` documents."""
+    client = _client(parent.tracking_uri)
+    experiment = _ask(parent.tracking_uri, client.get_run, parent.run_id).info.experiment_id
+    condition = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    if stage is not None:
+        condition += f" and tags.stage = '{stage}'"
+    found = _search(parent.tracking_uri, client, [experiment], condition, "attributes.start_time ASC")
+    rows = [_row(run, parent.run_id) for run in found]
+    metrics = sorted({name for row in rows for name in row if "/" in name})
+    schema: dict[str, pl.DataType] = {name: kind for name, (kind, _) in COLUMNS.items()}
+    schema |= {name: pl.Int64() if name.startswith(COUNT_PREFIXES) else pl.Float64() for name in metrics}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _row(run: Any, parent_run_id: str) -> dict[str, Any]:
+    tags, metrics, info = run.data.tags, run.data.metrics, run.info
+    row: dict[str, Any] = {name: tags.get(name) or None for name in COLUMNS}
+    row |= {
+        "run_id": info.run_id,
+        "parent_run_id": parent_run_id,
+        "status": info.status,
+        "start_ms": info.start_time,
+        "duration_seconds": None if info.end_time is None else (info.end_time - info.start_time) / 1000,
+        "ratio": _number(tags.get("ratio")),
+        "seed": _whole(_number(tags.get("seed"))),
+        "git_dirty": {"true": True, "false": False}.get(tags.get("git_dirty", "")),
+        "images": _whole(metrics.get("images", _number(tags.get("images")))),
+        "params": json.dumps(dict(sorted(run.data.params.items()))),
+    }
+    row |= {name: _finite(metrics.get(name)) for name in COLUMNS if name.startswith("bitops_")}
+    for name, value in metrics.items():
+        if "/" in name:
+            row[name] = _whole(value) if name.startswith(COUNT_PREFIXES) else _finite(value)
+    return row
+
+
+def _finite(value: float | None) -> float | None:
+    """`value`, or None for what is no number: MLflow stores infinity as the largest float, and NaN as NaN."""
+    return None if value is None or value != value or abs(value) > 1e300 else float(value)
+
+
+def _whole(value: float | None) -> int | None:
+    value = _finite(value)
+    return None if value is None else round(value)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return _finite(float(text)) if text else None
+    except ValueError:
+        return None
+
+
+def _client(tracking_uri: str) -> Any:
+    """An MLflow client; refuses a SQLite file that is not there: MLflow would create it and find it empty."""
+    path = tracking_uri.removeprefix("sqlite:///")
+    if path != tracking_uri and not Path(path).is_file():
+        raise NothingTrackedError(
+            f"nothing is tracked: there is no database {path}; `dvc repro` runs and tracks"
+        )
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    # A server that is down should be an error within seconds, not after MLflow's seven patient attempts.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    from mlflow import MlflowClient
+
+    return _ask(tracking_uri, MlflowClient, tracking_uri=tracking_uri)
+
+
+def _ask(tracking_uri: str, question: Any, /, *arguments: Any, **named: Any) -> Any:
+    """Call MLflow; its failures (server down, unknown id, other schema) come back as one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return question(*arguments, **named)
+    except (MlflowException, SQLAlchemyError) as failure:
+        reason = " ".join(str(failure).split())
+        raise InputError(f"MLflow at {tracking_uri} does not answer: {reason[:300]}") from failure
+
+
+def _search(tracking_uri: str, client: Any, ids: list[str], condition: str, order: str) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = _ask(
+            tracking_uri,
+            client.search_runs,
+            ids,
+            condition,
+            max_results=1000,
+            order_by=[order],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> bool:
+    whole = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and {condition}"
+    found = _ask(tracking_uri, client.search_runs, [parent.info.experiment_id], whole, max_results=1)
+    return len(found) > 0
+
+
+def _named_parent(client: Any, uri: str, experiment: str, parents: list[Any], run: str) -> Parent:
+    fitting = [parent for parent in parents if parent.info.run_id.startswith(run)]
+    if len(fitting) == 1:
+        return _parent(fitting[0], experiment, uri, ())
+    if len(fitting) > 1:
+        raise InputError(f"run {run!r} is the start of {len(fitting)} parent runs' ids: give more of it")
+    known = ", ".join(parent.info.run_id for parent in parents[:5]) or "none"
+    raise InputError(
+        f"run {run!r} is no parent run of experiment {experiment!r} in {uri}; the newest parent runs: {known}"
+    )
+
+
+def _parent(run: Any, experiment: str, tracking_uri: str, passed_over: tuple[str, ...]) -> Parent:
+    return Parent(
+        run_id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        experiment=experiment,
+        tracking_uri=tracking_uri,
+        tags=dict(run.data.tags),
+        newer_without_results=passed_over,
+    )

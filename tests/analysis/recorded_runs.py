@@ -1,0 +1,133 @@
+"""Runs as the pipeline tracks them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from analysis.runs import Parent, find_parent, stage_runs
+
+IMAGES = 200
+DENSE_BITOPS = 1_000_000.0
+PROTOCOL = {
+    "images": "200",
+    "attacks.fgsm.kind": "fgsm",
+    "attacks.fgsm.eps": str(8 / 255),
+    "attacks.fgsm.gradient": "blocked",
+    "attacks.mifgsm.kind": "mifgsm",
+    "attacks.mifgsm.eps": str(8 / 255),
+    "attacks.mifgsm.gradient": "blocked",
+    "attacks.pgd20.kind": "pgd",
+    "attacks.pgd20.eps": str(8 / 255),
+    "attacks.pgd20.steps": "20",
+    "attacks.pgd20.gradient": "blocked",
+    "attacks.pgd20_straight_through.kind": "pgd",
+    "attacks.pgd20_straight_through.eps": str(8 / 255),
+    "attacks.pgd20_straight_through.steps": "20",
+    "attacks.pgd20_straight_through.gradient": "straight_through",
+}
+TAGS = {
+    "stage": "attack",
+    "model": "small_resnet",
+    "dataset": "digits",
+    "seed": "0",
+    "git_commit": "c" * 40,
+    "git_dirty": "false",
+    "data_fingerprint": "f" * 64,
+    "images": str(IMAGES),
+    "upstream_keys": "{}",
+}
+DENSE = {
+    "defence": "dense",
+    "ratio": "",
+    "pattern": "",
+    "objective": "",
+    "target": "",
+    "randomize": "",
+    "selection": "",
+}
+NOISE = {
+    "defence": "noise_injection",
+    "ratio": "",
+    "pattern": "",
+    "objective": "clean",
+    "target": "non_essential",
+    "randomize": "fixed",
+    "selection": "top_k",
+}
+
+
+def noise(*, objective: str = "clean", **where: str) -> dict[str, str]:
+    """The tags of a network with noise: `ratio="0.9"` or `pattern="4:8"`."""
+    return NOISE | where | {"objective": objective}
+
+
+@dataclass
+class Recorder:
+    """Writes runs as the pipeline does, through MLflow's client."""
+
+    tracking_uri: str
+    client: Any
+    clock: int = field(default=1_700_000_000_000)
+
+    def parent(self, experiment: str) -> str:
+        """A parent run in `experiment`, started later than every run before it; its id."""
+        found = self.client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
+        self.clock += 1_000_000
+        tags = {"kind": "experiment", "source": "dvc", "experiment_key": "k", "mlflow.runName": "the-set"}
+        return self.client.create_run(experiment_id, start_time=self.clock, tags=tags).info.run_id
+
+    def attack(
+        self,
+        parent: str,
+        tags: dict[str, str],
+        correct: dict[str, int],
+        *,
+        images: int = IMAGES,
+        bitops: tuple[float, float] = (DENSE_BITOPS, DENSE_BITOPS),
+        params: dict[str, str] | None = None,
+        status: str = "FINISHED",
+        metrics: dict[str, float] | None = None,
+    ) -> str:
+        """An attack run: `correct` counts by column, `bitops` nominal and measured; its id."""
+        from mlflow.entities import Metric, Param
+
+        self.clock += 1000
+        experiment_id = self.client.get_run(parent).info.experiment_id
+        every = TAGS | tags | {"mlflow.parentRunId": parent}
+        every.setdefault("key", f"{self.clock:064x}")
+        run = self.client.create_run(experiment_id, start_time=self.clock, tags=every).info.run_id
+        values = {"images": float(images), "bitops_dense": DENSE_BITOPS}
+        values |= {"bitops_nominal": bitops[0], "bitops_measured": bitops[1]}
+        for column, count in correct.items():
+            values |= {f"correct/{column}": float(count), f"accuracy/{column}": count / images}
+            values |= {} if column == "clean" else {f"seconds/{column}": 1.5, f"forwards/{column}": 20.0}
+        values |= metrics or {}
+        logged = PROTOCOL if params is None else params
+        self.client.log_batch(
+            run,
+            metrics=[Metric(name, value, self.clock, 0) for name, value in values.items()],
+            params=[Param(name, value) for name, value in logged.items()],
+        )
+        self.client.set_terminated(run, status=status, end_time=self.clock + 2500)
+        return run
+
+    def stage(self, parent: str, stage: str, **tags: str) -> str:
+        """A finished run of a stage without accuracies; its id."""
+        return self.attack(parent, {"stage": stage, **tags}, {}, params={})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A tracked experiment of the tests."""
+
+    parent: Parent
+    runs: pl.DataFrame
+    ids: dict[str, str]
+
+
+def read_back(recorder: Recorder, experiment: str, ids: dict[str, str]) -> Recorded:
+    """The newest experiment of that name, as the analysis sees it."""
+    parent = find_parent(recorder.tracking_uri, experiment)
+    return Recorded(parent, stage_runs(parent), ids)

@@ -56,8 +56,11 @@ def imported_modules(source: str) -> Iterator[tuple[str, bool]]:
                 )
                 yield from ((f"{child.module}.{alias.name}", at_import) for alias in child.names)
             else:
-                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-                yield from visit(child, at_import and not inside)
+                later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+                    # the program's own entry; `import` does not go there
+                    isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'"
+                )
+                yield from visit(child, at_import and not later)
 
     yield from visit(ast.parse(source), True)
 
@@ -142,7 +145,10 @@ def test_imports_form_no_circle() -> None:
 
 
 def test_import_circle_is_seen() -> None:
-    sources = {"p/a.py": "from p.b import f", "p/b.py": "import p.a", "p/__init__.py": "from p.a import g"}
+    later = 'def f():\n    import p.a\nif __name__ == "__main__":\n    import p.a'
+    sources = {"p/a.py": "from p.b import f", "p/b.py": later, "p/__init__.py": "from p.a import g"}
+    TopologicalSorter(import_graph(sources)).prepare()
+    sources["p/b.py"] = "import p.a"
     with pytest.raises(CycleError):
         TopologicalSorter(import_graph(sources)).prepare()
 

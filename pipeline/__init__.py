@@ -1,0 +1,1 @@
+"""From a parameter file to tracked results: configuration, content keys, store, stages, tracking."""

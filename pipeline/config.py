@@ -1,0 +1,236 @@
+"""The configuration of an experiment: one frozen, strict model per stage.
+
+Everything here changes results and is part of the content keys. What only changes speed (device, threads,
+where a data archive lies) is not: see `pipeline.runtime` and `Prepare.path`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from nenni_core.errors import InputError, unknown_choice
+from pipeline.values import Number, Pixels, Whole
+
+Checkpoint = Literal["best", "last"]
+Objective = Literal["clean", "adversarial"]
+
+
+class Section(BaseModel):
+    """Base of all configuration: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _dataset(name: str) -> str:
+    from nenni_core.data import DATASETS
+
+    if name not in DATASETS:
+        raise unknown_choice("dataset", name, list(DATASETS))
+    return name
+
+
+def _model(name: str) -> str:
+    from nenni_core.models import MODELS
+
+    if name not in MODELS:
+        raise unknown_choice("model", name, list(MODELS))
+    return name
+
+
+def _attack(kind: str) -> str:
+    from nenni_core.attacks import ATTACKS
+
+    if kind not in ATTACKS:
+        raise unknown_choice("attack", kind, list(ATTACKS))
+    return kind
+
+
+def _attack_name(name: str) -> str:
+    from nenni_core.evaluation import CLEAN, WORST_CASE
+
+    if name in (CLEAN, WORST_CASE):
+        raise InputError(f"an attack cannot be called {name!r}: {name!r} is a column of its own")
+    return name
+
+
+def _pattern(text: str) -> str:
+    from nenni_core.injection import Pattern as ParsedPattern
+
+    noisy, group = ParsedPattern.parse(text)
+    return f"{noisy}:{group}"
+
+
+DatasetName = Annotated[str, AfterValidator(_dataset)]
+ModelName = Annotated[str, AfterValidator(_model)]
+AttackKind = Annotated[str, AfterValidator(_attack)]
+AttackName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_attack_name)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Ratio = Annotated[Number, Field(ge=0, le=1)]
+
+
+class Prepare(Section):
+    """Stage `prepare`: the data set as plain arrays, with a held-out slice of the training images."""
+
+    dataset: DatasetName = Field(default="digits", description="name of the data set")
+    path: str | None = Field(
+        default=None,
+        description="local archive or folder to read it from; where it lies is not part of the key",
+    )
+    train_images: Whole | None = Field(
+        default=None,
+        gt=0,
+        description="class-balanced limit on the training images before the split; null: all",
+    )
+    test_images: Whole | None = Field(
+        default=None, gt=0, description="class-balanced limit on the test images; null: all"
+    )
+    validation_images: Whole = Field(gt=0, description="images held out of the training set, class-balanced")
+    split_seed: Whole = Field(default=0, ge=0, description="seed of the limits and of the split")
+
+
+class Training(Section):
+    """The recipe of a training loop, shared by pre-training and fine-tuning."""
+
+    epochs: Whole = Field(gt=0, description="passes over the training images")
+    batch_size: Whole = Field(default=128, gt=0, description="images per step")
+    learning_rate: Number = Field(
+        default=0.1, gt=0, description="initial (one_cycle: largest) learning rate of SGD"
+    )
+    momentum: Number = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: Number = Field(default=5e-4, ge=0, description="L2 penalty")
+    schedule: Literal["step", "one_cycle", "constant"] = Field(
+        default="step", description="of the learning rate"
+    )
+    milestones: tuple[Whole, ...] = Field(default=(100, 150), description="schedule step: epochs of a decay")
+    decay: Number = Field(default=0.1, gt=0, le=1, description="schedule step: factor at each milestone")
+    eps: Pixels = Field(default=8 / 255, description="L-infinity radius of the training attack")
+    step_size: Pixels = Field(default=2 / 255, description="step of the training attack")
+    steps: Whole = Field(default=10, ge=0, description="steps of the training attack")
+    crop_padding: Whole = Field(
+        default=4, ge=0, description="pixels of padding for random crops; 0: no crops"
+    )
+    flip: bool = Field(default=True, description="mirror half of the images (wrong for digits)")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the forward passes")
+    validation_steps: Whole = Field(
+        default=10, ge=0, description="PGD steps of the validation that picks the best"
+    )
+
+
+class Pretrain(Training):
+    """Stage `pretrain`: the dense teacher."""
+
+    model: ModelName = Field(default="small_resnet", description="name of the architecture")
+    objective: Objective = Field(default="adversarial", description="loss on clean or on PGD images")
+
+
+class Distill(Section):
+    """Stage `distill`: the low-precision approximation of every convolution, learnt from the teacher."""
+
+    checkpoint: Checkpoint = Field(
+        default="best", description="which checkpoint of the pre-training is the teacher"
+    )
+    projection_ratio: Ratio = Field(
+        default=0.25, gt=0, description="rows of the projection per patch element, k/d"
+    )
+    bits: Whole = Field(default=4, ge=2, le=16, description="bits of the approximate weights")
+    scale: Literal["per_layer", "per_channel"] = Field(
+        default="per_layer", description="of the fixed-point scale"
+    )
+    quantize_projected: bool = Field(default=False, description="also quantise the projected inputs")
+    randomize: Literal["fixed", "bank", "stochastic_rounding"] = Field(
+        default="fixed", description="how the noise varies between forward passes"
+    )
+    bank_size: Whole = Field(default=4, ge=1, description="randomize bank: projections to draw from")
+    recall_ratio: Ratio = Field(default=0.9, description="injection ratio at which top-K recall is reported")
+    solver: Literal["least_squares", "sgd"] = Field(
+        default="least_squares", description="closed form, or the paper's"
+    )
+    epochs: Whole = Field(default=50, gt=0, description="solver sgd: passes over the images")
+    learning_rate: Number = Field(
+        default=0.5, gt=0, description="solver sgd: relative to the largest stable step"
+    )
+    momentum: Number = Field(default=0.9, ge=0, lt=1, description="solver sgd: momentum")
+    ridge: Number = Field(default=1e-6, ge=0, description="solver least_squares: relative ridge")
+    images: Whole | None = Field(default=None, gt=0, description="training images to distil from; null: all")
+    batch_size: Whole = Field(default=128, gt=0, description="images per pass")
+
+
+class FineTuning(Training):
+    """What the variants of one set share: a short training with the noise in place."""
+
+    epochs: Whole = Field(default=1, gt=0, description="passes over the training images")
+    learning_rate: Number = Field(
+        default=0.01, gt=0, description="initial (one_cycle: largest) learning rate of SGD"
+    )
+    schedule: Literal["step", "one_cycle", "constant"] = Field(
+        default="constant", description="of the learning rate"
+    )
+    selection: Literal["top_k", "threshold"] = Field(
+        default="top_k", description="exact sort, or fixed thresholds"
+    )
+    score: Literal["magnitude", "signed"] = Field(
+        default="magnitude", description="what makes a neuron essential"
+    )
+    target: Literal["non_essential", "essential"] = Field(
+        default="non_essential", description="which neurons get the noise (essential: ablation)"
+    )
+    checkpoint: Checkpoint = Field(default="last", description="which epoch's weights are kept")
+    calibration_images: Whole | None = Field(
+        default=None, gt=0, description="training images for thresholds and mask densities; null: all"
+    )
+
+
+class FineTune(FineTuning):
+    """Stage `finetune`: one variant, i.e. where the noise goes and which loss it is fine-tuned with."""
+
+    ratio: Ratio | None = Field(default=None, description="share of the neurons that get noise")
+    pattern: Pattern | None = Field(default=None, description='"N:M": noise in N of every M channels')
+    objective: Objective = Field(default="adversarial", description="loss on clean or on PGD images")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.ratio is None) == (self.pattern is None):
+            raise InputError("a variant has either a ratio or a pattern, not both and not neither")
+        if self.pattern is not None and self.selection == "threshold":
+            raise InputError("selection 'threshold' goes with a ratio; patterns choose within groups")
+        return self
+
+
+class AttackConfig(Section):
+    """One attack of the protocol."""
+
+    kind: AttackKind = Field(description="which attack it is")
+    eps: Pixels = Field(default=8 / 255, description="L-infinity radius")
+    step_size: Pixels = Field(default=2 / 255, description="step")
+    steps: Whole = Field(default=20, ge=1, description="number of steps")
+    decay: Number = Field(default=1.0, ge=0, description="momentum of MI-FGSM")
+    random_start: bool = Field(default=True, description="start at a random point of the ball")
+    gradient: Literal["blocked", "straight_through"] = Field(
+        default="blocked", description="what the attacker's gradient sees of the low-precision path"
+    )
+
+
+class Attack(Section):
+    """Stage `attack`: every attack of the protocol on one model."""
+
+    images: Whole | None = Field(
+        default=None, gt=0, description="class-balanced limit on the test images; null: all"
+    )
+    batch_size: Whole = Field(default=256, gt=0, description="images per attack batch")
+    examples: Whole = Field(default=8, ge=0, description="adversarial images kept for the picture")
+    attacks: dict[AttackName, AttackConfig] = Field(min_length=1, description="attacks by column name")
+
+
+class AttackRun(Attack):
+    """What the stage `attack` gets: the section, and the checkpoint if the model is the dense teacher."""
+
+    checkpoint: Checkpoint | None = Field(default=None, description="dense teacher only: which checkpoint")
+
+
+class Tracking(Section):
+    """How the runs are recorded; changes no result and no key."""
+
+    experiment: str = Field(default="demo", min_length=1, description="name of the MLflow experiment")
+    system_metrics: tuple[Literal["prepare", "pretrain", "distill", "finetune", "attack"], ...] = Field(
+        default=(), description="stages during which CPU, memory and GPU use are sampled"
+    )

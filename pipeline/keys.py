@@ -1,0 +1,82 @@
+"""Content keys: what a stage's output is a function of, as one hash.
+
+Two experiments that agree on everything upstream of a stage have the same key there, so they share the
+output, within a set and across sets.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pipeline.config import Attack, AttackRun, Section
+from pipeline.experiment import Experiment
+
+VERSIONS = {"prepare": 1, "pretrain": 1, "distill": 1, "finetune": 1, "attack": 1}
+"""Raised by hand when a change of the code changes a stage's output for the same configuration."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and ASCII only: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:
+    """The stages whose outputs `stage` reads in this experiment."""
+    model_from = "pretrain" if experiment.finetune is None else "finetune"
+    return {
+        "prepare": (),
+        "pretrain": ("prepare",),
+        "distill": ("prepare", "pretrain"),
+        "finetune": ("prepare", "distill"),
+        "attack": ("prepare", model_from),
+    }[stage]
+
+
+def stage_section(stage: str, experiment: Experiment) -> Section:
+    """The configuration that a stage's `run` gets.
+
+    The attack on the dense teacher is also told which checkpoint to attack, because no distillation in
+    between has chosen one.
+    """
+    section = getattr(experiment, stage)
+    assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
+    if isinstance(section, Attack):
+        checkpoint = experiment.distill.checkpoint if experiment.finetune is None else None
+        return AttackRun(**dict(section), checkpoint=checkpoint)
+    return section
+
+
+def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
+    """`stage_section` as plain JSON values, as it enters the key.
+
+    `prepare.path` is left out: where an archive lies does not change what is in it (the data fingerprint
+    says that).
+    """
+    config: dict[str, Any] = stage_section(stage, experiment).model_dump(mode="json")
+    if stage == "prepare":
+        del config["path"]
+    return config
+
+
+def stage_seed(stage: str, experiment: Experiment) -> int:
+    """The seed of a stage. The data split has its own, so that all seeds of a study share one split."""
+    return experiment.prepare.split_seed if stage == "prepare" else experiment.seed
+
+
+def stage_keys(experiment: Experiment, fingerprint: str) -> dict[str, str]:
+    """The key of every stage of an experiment, 64 hexadecimal digits each.
+
+    `fingerprint` identifies the content of the data set (`nenni_core.data.fingerprint`).
+    """
+    keys: dict[str, str] = {}
+    for stage in experiment.stages:
+        content = {
+            "stage": stage,
+            "version": VERSIONS[stage],
+            "config": stage_config(stage, experiment),
+            "seed": stage_seed(stage, experiment),
+            "upstream": {name: keys[name] for name in upstream(stage, experiment)},
+            "data": fingerprint,
+        }
+        keys[stage] = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return keys

@@ -1,0 +1,95 @@
+"""Content keys: equal for what gives equal outputs, different for everything else."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.experiment import STAGES, Experiment, ExperimentSet
+from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys
+
+
+def first_variant(content: dict[str, Any]) -> Experiment:
+    return next(e for e in ExperimentSet.model_validate(content).experiments() if e.finetune is not None)
+
+
+def changed_stages(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [stage for stage in STAGES if before[stage] != after[stage]]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "expected"),
+    [
+        ("prepare", {"validation_images": 10}, list(STAGES)),
+        ("prepare", {"split_seed": 1}, list(STAGES)),
+        ("prepare", {"path": "/some/where"}, []),
+        ("pretrain", {"precision": "bfloat16"}, list(STAGES[1:])),
+        ("distill", {"checkpoint": "last"}, list(STAGES[2:])),
+        ("finetune", {"ratio": [0.99]}, list(STAGES[3:])),
+        ("attack", {"images": 10}, ["attack"]),
+        ("tracking", {"experiment": "another"}, []),
+    ],
+)
+def test_a_change_moves_its_stage_and_all_after_it(
+    tiny: dict[str, Any], section: str, change: dict[str, Any], expected: list[str]
+) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny[section] |= change
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == expected
+
+
+def test_the_seed_moves_everything_but_the_data(tiny: dict[str, Any]) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["seed"] = 1
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == list(STAGES[1:])
+
+
+def test_other_data_moves_everything(tiny: dict[str, Any]) -> None:
+    experiment = first_variant(tiny)
+    assert changed_stages(stage_keys(experiment, "data"), stage_keys(experiment, "other")) == list(STAGES)
+
+
+def test_a_new_version_of_a_stage_moves_it_and_all_after_it(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = first_variant(tiny)
+    before = stage_keys(experiment, "data")
+    monkeypatch.setitem(VERSIONS, "distill", VERSIONS["distill"] + 1)
+    assert changed_stages(before, stage_keys(experiment, "data")) == list(STAGES[2:])
+
+
+def test_variants_share_their_prefix(tiny: dict[str, Any]) -> None:
+    tiny["finetune"] |= {"ratio": [0.5, 0.9]}
+    dense, half, most = (stage_keys(e, "data") for e in ExperimentSet.model_validate(tiny).experiments())
+    assert changed_stages(half, most) == ["finetune", "attack"]
+    assert dense["pretrain"] == half["pretrain"]
+    assert len({dense["attack"], half["attack"], most["attack"]}) == 3
+
+
+def test_the_dense_attack_depends_on_the_checkpoint_but_not_on_the_distillation(tiny: dict[str, Any]) -> None:
+    def dense_key() -> str:
+        return stage_keys(ExperimentSet.model_validate(tiny).experiments()[0], "data")["attack"]
+
+    before = dense_key()
+    tiny["distill"]["images"] = 12
+    assert dense_key() == before
+    tiny["distill"]["checkpoint"] = "last"
+    assert dense_key() != before
+
+
+def test_spelling_does_not_matter(tiny: dict[str, Any]) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["pretrain"] = dict(reversed(tiny["pretrain"].items())) | {"eps": 8 / 255, "momentum": "9/10"}
+    tiny["attack"]["attacks"] = dict(reversed(tiny["attack"]["attacks"].items()))
+    tiny["finetune"]["ratio"] = 0.9
+    assert stage_keys(first_variant(tiny), "data") == before
+
+
+def test_keys_are_the_same_tomorrow(tiny: dict[str, Any]) -> None:
+    """A store must outlive an upgrade of a library: keys hang on nothing but the content."""
+    assert canonical_json({"b": [1, 0.1, None, "é"], "a": {"y": True, "x": 1e-05}}) == (
+        '{"a":{"x":1e-05,"y":true},"b":[1,0.1,null,"\\u00e9"]}'
+    )
+    config = stage_config("pretrain", first_variant(tiny))
+    assert json.loads(canonical_json(config)) == config
+    assert config["eps"] == "8/255"

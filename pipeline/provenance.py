@@ -1,0 +1,52 @@
+"""Where a result comes from: the commit of the code and the versions of the libraries."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+LIBRARIES = ("torch", "numpy", "torchattacks", "safetensors", "scikit-learn", "polars", "pydantic", "mlflow")
+"""Distributions whose versions are recorded with every result."""
+
+_CODE = ("nenni_core", "pipeline")
+
+
+class Commit(NamedTuple):
+    """State of the source tree."""
+
+    sha: str
+    """Full commit hash; empty outside a git checkout."""
+    dirty: bool
+    """Whether `nenni_core` or `pipeline` differ from that commit (configuration is recorded anyway)."""
+
+
+@cache
+def commit() -> Commit:
+    """The commit that this code was imported from."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        sha = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", *_CODE)
+    except (OSError, subprocess.SubprocessError):
+        return Commit("", False)
+    return Commit(sha, bool(changes))
+
+
+def _git(root: Path, *arguments: str) -> str:
+    # optional locks off: reading the state must never collide with a commit made at the same time
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that produce numbers; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,32 @@
+"""What changes how fast a stage runs and what it shows, never its result: no part of any key."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nenni_core.progress import ProgressCallback, silent
+
+RecordCallback = Callable[[Mapping[str, float], int], None]
+"""Called with (values by name, step) while a stage runs, for live curves."""
+
+
+def ignore(values: Mapping[str, float], step: int) -> None:
+    """A `RecordCallback` for nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how a stage runs."""
+
+    device: str = "cpu"
+    """Device of models and batches, as PyTorch names it."""
+    threads: int | None = None
+    """CPU threads of PyTorch; None leaves its own choice."""
+    progress: ProgressCallback = silent
+    """Told where the work stands."""
+    on_record: RecordCallback = ignore
+    """Told of every finished epoch."""
+    data_path: Path | None = None
+    """Local archive or folder of the data set, instead of a download."""
+    download_folder: Path | None = None
+    """Where downloaded archives are kept; None for the user's cache folder."""

@@ -1,0 +1,300 @@
+"""The store: what every stage has computed, by content key.
+
+`<root>/<stage>/<key>/` holds the files of one stage and `manifest.json`, which says what they are a function
+of and their checksums. The store is the truth: a stage is done if and only if its entry is there.
+
+- Work happens in `.partial/<stage>/<key>/`, which survives a kill, so that a stage can continue from its own
+  checkpoints (in the sub-folder `SCRATCH`). A finished folder is made durable and renamed: a reader sees all
+  of an entry or nothing.
+- An entry is verified when it is read. A damaged one is moved to `.corrupt/`, reported, and computed again.
+- `locked` keeps two processes from computing one key at the same time.
+
+`python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.experiment import STAGES
+from pipeline.files import sha256_of, sync_file, sync_folder, write_json
+from pipeline.keys import canonical_json
+from pipeline.locks import BusyError, locked_file
+
+MANIFEST = "manifest.json"
+SCRATCH = "checkpoint"
+"""Sub-folder of an unfinished entry for what a stage needs to continue; not part of the result."""
+TIMING = "timing.json"
+"""File of an entry that may differ between two equal computations (seconds, not results)."""
+
+
+class FileRecord(BaseModel):
+    """What the manifest says of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """What an entry is a function of, where it comes from, and what is in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    stage: str
+    key: str
+    stage_version: int
+    config: dict[str, Any]
+    seed: int
+    upstream: dict[str, str]
+    data_fingerprint: str
+    metrics: dict[str, float]
+    files: dict[str, FileRecord]
+    git_commit: str
+    git_dirty: bool
+    versions: dict[str, str]
+    seconds: float
+    """Wall time of the process that finished the entry."""
+    resumed: bool
+    """Whether an earlier process had begun it."""
+    checksum: str = ""
+    """SHA-256 of the canonical JSON of all other fields."""
+
+    def sealed(self) -> "Manifest":
+        """This manifest with its checksum filled in."""
+        return self.model_copy(update={"checksum": self._checksum()})
+
+    def is_intact(self) -> bool:
+        """Whether the fields are those that were sealed."""
+        return self.checksum == self._checksum()
+
+    def _checksum(self) -> str:
+        return sha256(canonical_json(self.model_dump(exclude={"checksum"})).encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names and contents of the result files; equal for two equal computations."""
+        contents = {name: record.sha256 for name, record in self.files.items() if name != TIMING}
+        return sha256(canonical_json(contents).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished stage: the folder with its files, and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the stage's `run` returned."""
+        return self.manifest.metrics
+
+
+class CorruptEntryError(Exception):
+    """The files of an entry are not those that were stored."""
+
+
+def read_entry(path: Path) -> Entry:
+    """The entry in a folder, every byte of it verified; raises `CorruptEntryError`."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = "is missing" if isinstance(error, OSError) else "is not what was written"
+        raise CorruptEntryError(f"{MANIFEST} {reason}") from error
+    if not manifest.is_intact():
+        raise CorruptEntryError(f"{MANIFEST} is not what was written")
+    for name, record in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise CorruptEntryError(f"{name} is missing")
+        if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
+            raise CorruptEntryError(f"{name} is not what was written")
+    return Entry(path, manifest)
+
+
+class Store:
+    """A store in a local folder. `report` is told, in one line, of anything out of order."""
+
+    def __init__(self, root: Path, report: Callable[[str], None] = lambda line: None) -> None:
+        self.root = root
+        self.report = report
+        self._verified: dict[Path, Entry] = {}
+
+    def entry_path(self, stage: str, key: str) -> Path:
+        """Where the finished entry is, or would be."""
+        return self.root / stage / key
+
+    def partial_path(self, stage: str, key: str) -> Path:
+        """Where the entry is being computed."""
+        return self.root / ".partial" / stage / key
+
+    def find(self, stage: str, key: str) -> Entry | None:
+        """The verified entry, or None if there is none. A damaged one is set aside first.
+
+        Verification reads every byte, so a process does it once per entry.
+        """
+        path = self.entry_path(stage, key)
+        if path in self._verified and path.is_dir():
+            return self._verified[path]
+        if not path.is_dir():
+            return None
+        try:
+            entry = read_entry(path)
+            if (entry.manifest.stage, entry.manifest.key) != (stage, key):
+                raise CorruptEntryError(f"{MANIFEST} belongs to another entry")
+        except CorruptEntryError as error:
+            if not path.is_dir():  # another process has just set it aside
+                return None
+            self.set_aside(stage, key, str(error))
+            return None
+        self._verified[path] = entry
+        return entry
+
+    def set_aside(self, stage: str, key: str, reason: str) -> Path:
+        """Move a damaged entry to `.corrupt/` and report it."""
+        source = self.entry_path(stage, key)
+        self._verified.pop(source, None)
+        corrupt = self.root / ".corrupt"
+        corrupt.mkdir(parents=True, exist_ok=True)
+        number = 0
+        while (target := corrupt / f"{stage}-{key}-{number}").exists():
+            number += 1
+        source.rename(target)
+        self.report(
+            f"store: {stage} {key[:12]} is damaged ({reason}); moved to {target}, to be computed again"
+        )
+        return target
+
+    @contextmanager
+    def locked(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the right to compute, or to remove, one key; the lock of a killed process is free.
+
+        Raises `BusyError` if `wait` is false and another process holds it.
+        """
+
+        def on_busy() -> None:
+            if not wait:
+                raise BusyError(f"{stage} {key[:12]}")
+            self.report(f"store: {stage} {key[:12]} is being computed by another process; waiting for it")
+
+        with locked_file(self.root / ".locks" / f"{stage}-{key}", on_busy=on_busy):
+            yield
+
+    def begin(self, stage: str, key: str) -> Path:
+        """The folder to work in; what an interrupted process left there is kept. Hold the lock."""
+        path = self.partial_path(stage, key)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def recover(self, stage: str, key: str) -> Entry | None:
+        """Finish a commit that a kill has interrupted; None if there is none. Hold the lock."""
+        path = self.partial_path(stage, key)
+        if not (path / MANIFEST).exists():
+            return None
+        try:
+            read_entry(path)
+        except CorruptEntryError:
+            (path / MANIFEST).unlink()
+            return None
+        return self._publish(stage, key)
+
+    def commit(self, manifest: Manifest) -> Entry:
+        """Turn the folder that `begin` gave into an entry; fills in `manifest.files`. Hold the lock."""
+        stage, key = manifest.stage, manifest.key
+        path = self.partial_path(stage, key)
+        files = {}
+        for file in _result_files(path):
+            sync_file(file)
+            files[file.relative_to(path).as_posix()] = FileRecord(
+                sha256=sha256_of(file), size=file.stat().st_size
+            )
+        complete = manifest.model_copy(update={"files": files}).sealed()
+        write_json(path / MANIFEST, complete.model_dump())
+        return self._publish(stage, key)
+
+    def _publish(self, stage: str, key: str) -> Entry:
+        partial, final = self.partial_path(stage, key), self.entry_path(stage, key)
+        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        for folder in [partial, *(child for child in partial.rglob("*") if child.is_dir())]:
+            sync_folder(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(partial, final)
+        sync_folder(final.parent)
+        entry = Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
+        self._verified[final] = entry
+        return entry
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an entry or what is unfinished of it. Hold the lock."""
+        self._verified.pop(self.entry_path(stage, key), None)
+        for path in (self.entry_path(stage, key), self.partial_path(stage, key)):
+            if path.exists():
+                # renamed first, so that a kill in between leaves no half of an entry behind
+                rubbish = self.root / ".partial" / f".removed-{stage}-{key}"
+                shutil.rmtree(rubbish, ignore_errors=True)
+                rubbish.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(rubbish)
+                shutil.rmtree(rubbish)
+
+    def names(self) -> list[tuple[str, str]]:
+        """(stage, key) of all finished entries, in the order of the stages; nothing is verified."""
+        return [(stage, path.name) for stage in STAGES for path in _folders(self.root / stage)]
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """(stage, key) of all entries that were begun and not finished."""
+        return [(stage, path.name) for stage in STAGES for path in _folders(self.root / ".partial" / stage)]
+
+    def collect(self, keep: Mapping[str, set[str]], *, dry_run: bool = False) -> list[Path]:
+        """Remove every entry and unfinished folder whose key is not in `keep[stage]`, and `.corrupt/`.
+
+        What another process works on is left alone. Returns what was (or would be) removed.
+        """
+        removed: list[Path] = []
+        for stage, key in sorted(set(self.names()) | set(self.unfinished())):
+            if key in keep.get(stage, set()):
+                continue
+            try:
+                with self.locked(stage, key, wait=False):
+                    paths = [self.entry_path(stage, key), self.partial_path(stage, key)]
+                    removed += [path for path in paths if path.exists()]
+                    if not dry_run:
+                        self.discard(stage, key)
+            except BusyError:
+                self.report(f"store: {stage} {key[:12]} is in use; kept")
+        for path in [*_folders(self.root / ".corrupt"), *self.root.glob(".partial/.removed-*")]:
+            removed.append(path)
+            if not dry_run:
+                shutil.rmtree(path)
+        return removed
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _result_files(path: Path) -> list[Path]:
+    """All files but scratch, the manifest, and temporary files of an interrupted write."""
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(
+        file
+        for file in files
+        if file.relative_to(path).parts[0] != SCRATCH
+        and file.name != MANIFEST
+        and not file.name.startswith(".")
+    )
+
+
+if __name__ == "__main__":
+    from pipeline.store_commands import main
+
+    main()

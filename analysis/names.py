@@ -103,6 +103,7 @@ def magnitude(value: float | None) -> str:
         return ""
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size * 0.9995:
-            scaled = value / size
-            return f"{scaled:.{max(0, 2 - len(str(int(scaled))) + 1)}f} {prefix}"
+            # rounded to three digits first, so that 9.996 becomes 10.0 and not 10.00
+            scaled = float(f"{value / size:.3g}")
+            return f"{scaled:.{3 - len(str(int(scaled)))}f} {prefix}"
     return f"{value:g}"

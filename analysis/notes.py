@@ -1,0 +1,146 @@
+"""What a reader must know before comparing two rows of a table."""
+
+import json
+from collections.abc import Iterable
+from math import isclose
+from typing import Any
+
+import polars as pl
+
+from analysis import names
+from analysis.runs import FINISHED, Parent
+from analysis.tables.robustness import RobustnessTable, Row, cell
+
+
+def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[str]:
+    """One sentence per reason for doubt, in plain text; an empty list where there is none.
+
+    `runs` are the attack runs that `table` was built from.
+    """
+    rows = [row for row in table.rows if row.tracked["run_id"]]
+    found = [
+        _mixed(rows, "git_commit", "different commits of the code", short=True),
+        _dirty(rows),
+        _mixed(rows, "data_fingerprint", "different test data", short=True),
+        _image_counts(table),
+        _protocols(rows),
+        *_disagreements(runs),
+        *_impossible(table),
+        _superseded(rows, runs),
+        _unfinished(runs),
+        _newer(parent),
+    ]
+    return [flag for flag in found if flag]
+
+
+def missing_cells(table: RobustnessTable) -> list[tuple[str, str, str]]:
+    """(row label, heading of the column, command that computes it) of every cell without a number."""
+    command = "dvc repro"
+    return [(row.label, names.column_name(column), command) for row, column in table.missing]
+
+
+def attack_params(row: Row) -> dict[str, dict[str, str]]:
+    """The protocol of a row by attack name: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}."""
+    protocol: dict[str, dict[str, str]] = {}
+    for name, value in json.loads(row.tracked["params"] or "{}").items():
+        section, _, rest = name.partition(".")
+        attack, _, field = rest.partition(".")
+        if section == "attacks" and field:
+            protocol.setdefault(attack, {})[field] = value
+    return protocol
+
+
+def _mixed(rows: list[Row], column: str, what: str, *, short: bool = False) -> str:
+    by_value: dict[Any, list[str]] = {}
+    for row in rows:
+        by_value.setdefault(row.tracked[column], []).append(row.label)
+    if len(by_value) < 2:
+        return ""
+    groups = [
+        f"{(str(value)[:10] if short else value) or 'unknown'} ({'; '.join(labels)})"
+        for value, labels in by_value.items()
+    ]
+    return f"The rows come from {what}: {', '.join(groups)}."
+
+
+def _dirty(rows: list[Row]) -> str:
+    dirty = [row.label for row in rows if row.tracked["git_dirty"]]
+    if not dirty:
+        return ""
+    which = "all rows" if len(dirty) == len(rows) else "; ".join(dirty)
+    return f"Made with uncommitted changes, so that the commit alone does not give these numbers: {which}."
+
+
+def _image_counts(table: RobustnessTable) -> str:
+    if len(table.images()) < 2:
+        return ""
+    counts = [f"{row.label}: {row.images}" for row in table.rows if row.images]
+    return f"The rows were measured on different numbers of images ({'; '.join(counts)})."
+
+
+def _protocols(rows: list[Row]) -> str:
+    differing = []
+    protocols = [attack_params(row) for row in rows]
+    for attack in names.attack_order({name for protocol in protocols for name in protocol}):
+        variants = {
+            json.dumps(protocol[attack], sort_keys=True) for protocol in protocols if attack in protocol
+        }
+        if len(variants) > 1:
+            differing.append(names.column_name(attack))
+    if not differing:
+        return ""
+    return (
+        f"The settings of the attack differ between the rows in {' and '.join(differing)}: see the protocol."
+    )
+
+
+def _disagreements(runs: pl.DataFrame) -> Iterable[str]:
+    for run in runs.filter(pl.col("status") == FINISHED).iter_rows(named=True):
+        for name, accuracy in run.items():
+            column = name.removeprefix("accuracy/")
+            share = cell(run, column) if column != name and accuracy is not None else None
+            if share and not isclose(share.value, accuracy, abs_tol=1e-6):
+                yield (
+                    f"Run {run['run_id']} says {names.percent(accuracy, 2)}% for {names.column_name(column)} "
+                    f"but counts {share.correct} of {share.images} images; the count is shown."
+                )
+
+
+def _impossible(table: RobustnessTable) -> Iterable[str]:
+    for row in table.rows:
+        clean = row.cells["clean"]
+        above = [
+            names.column_name(column)
+            for column in table.columns
+            if (share := row.cells[column]) and clean and share.value > clean.value
+        ]
+        if above:
+            yield (
+                f"{row.label}: accuracy under {', '.join(above)} is above clean accuracy: "
+                "that attack does not work on it."
+            )
+
+
+def _superseded(rows: list[Row], runs: pl.DataFrame) -> str:
+    extra = runs.filter(pl.col("status") == FINISHED).height - len(rows)
+    if extra <= 0:
+        return ""
+    older = f"{extra} older finished run{'s' * (extra > 1)} of the same networks"
+    return f"{older} left out; the newest of each is shown."
+
+
+def _unfinished(runs: pl.DataFrame) -> str:
+    others = runs.filter(pl.col("status") != FINISHED)
+    if others.is_empty():
+        return ""
+    listed = [f"{run['run_id']} ({run['status'].lower()})" for run in others.iter_rows(named=True)]
+    return f"Attack runs without a result, not shown: {', '.join(listed)}."
+
+
+def _newer(parent: Parent) -> str:
+    if not parent.newer_without_results:
+        return ""
+    return (
+        "This is not the newest parent run: there is no attack result yet in "
+        f"{', '.join(parent.newer_without_results)}."
+    )

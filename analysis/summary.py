@@ -1,0 +1,196 @@
+"""The table in sentences. Every word follows from the numbers and their intervals."""
+
+import re
+from dataclasses import dataclass
+
+from analysis import names
+from analysis.comparison import Difference, difference
+from analysis.tables.robustness import RobustnessTable, Row
+
+ATTACKER = "an attacker who differentiates the low-precision path"
+STRAIGHT = "_straight_through"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """`headline`: one paragraph over all networks; `networks`: (label, sentences) of each noisy one."""
+
+    headline: str
+    networks: tuple[tuple[str, str], ...]
+
+
+def summarise(table: RobustnessTable) -> Summary:
+    """What the table says about cost, accuracy and robustness against the dense teacher."""
+    noisy = [row for row in table.rows if not row.is_dense and row.images]
+    return Summary(
+        headline=_headline(table, noisy),
+        networks=tuple((row.label, _network(table, row)) for row in noisy),
+    )
+
+
+def attack_pair(table: RobustnessTable) -> tuple[str | None, str | None]:
+    """The columns of the longest PGD with blocked and with straight-through gradients; None for none."""
+    steps = {
+        column: int(known[1] or 0)
+        for column in table.columns
+        if (known := re.fullmatch(rf"pgd(\d*)(?:{STRAIGHT})?", column))
+    }
+    straight = [column for column in steps if column.endswith(STRAIGHT)]
+    if straight:
+        best = max(straight, key=steps.__getitem__)
+        base = best.removesuffix(STRAIGHT)
+        return (base if base in steps else None), best
+    return max(steps, key=steps.__getitem__, default=None), None
+
+
+def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
+    if not noisy:
+        return "No network with noise has a result yet."
+    sentences = []
+    costs = sorted(row.cost for row in noisy if row.cost is not None)
+    if costs:
+        low, high = names.percent(costs[0]), names.percent(costs[-1])
+        span = f"{low}%" if low == high else f"{low}% to {high}%"
+        one = "network with noise costs" if len(noisy) == 1 else f"{len(noisy)} networks with noise cost"
+        sentences.append(f"The {one} {span} of the dense BitOPs.")
+    blocked, straight = attack_pair(table)
+    phrases = ["with blocked gradients", "with straight-through gradients"]
+    for column, phrase in zip((blocked, straight), phrases, strict=True):
+        changes = [change for row in noisy if column and (change := _change(table, row, column))]
+        if column and changes:
+            attack = names.column_name(column.removesuffix(STRAIGHT))
+            sentences.append(f"Under {attack} {phrase} {_tally([change.sign for change in changes])}.")
+    if blocked and straight:
+        gains = [row for row in noisy if _sign(table, row, blocked) == 1]
+        if gains:
+            kept = [row for row in gains if _sign(table, row, straight) == 1]
+            sentences.append(_verdict_over_all(len(gains), len(kept)))
+    return " ".join(sentences)
+
+
+def _tally(signs: list[int]) -> str:
+    """How many networks are above, below and not clearly different from the dense teacher."""
+    words = {1: "above", -1: "below", 0: "not clearly different from"}
+    if len(signs) == 1:
+        return f"it is {words[signs[0]]} the dense teacher"
+    parts = []
+    for sign, word in words.items():
+        count = signs.count(sign)
+        if count == len(signs):
+            return f"all {count} are {word} the dense teacher"
+        if count:
+            verb = "is" if count == 1 else "are"
+            parts.append(f"{count} of {len(signs)} {verb} {word} the dense teacher")
+    return ", ".join(parts)
+
+
+def _verdict_over_all(gains: int, kept: int) -> str:
+    whose = "The gain" if gains == 1 else f"Of the {gains} gains"
+    if gains == 1:
+        return f"{whose} is {'also' if kept else 'not'} there for {ATTACKER}."
+    if kept == gains:
+        return f"{whose} all are also there for {ATTACKER}."
+    return f"{whose} {kept or 'none'} {'are' if kept > 1 else 'is'} there for {ATTACKER}."
+
+
+def _network(table: RobustnessTable, row: Row) -> str:
+    sentences = [_cost(row)]
+    dense = table.dense_for(row)
+    if dense is None or dense.images is None:
+        sentences.append("The dense teacher has no result to compare it with.")
+        return " ".join(sentence for sentence in sentences if sentence)
+    if dense.tracked["data_fingerprint"] != row.tracked["data_fingerprint"]:
+        sentences.append("The dense teacher was measured on other data: not compared.")
+        return " ".join(sentence for sentence in sentences if sentence)
+    blocked, straight = attack_pair(table)
+    clean = _change(table, row, "clean")
+    if clean:
+        sentences.append(f"Clean accuracy {_moves(clean)} against the dense teacher.")
+    for column, phrase in (
+        (blocked, "with blocked gradients"),
+        (straight, "with straight-through gradients"),
+    ):
+        if column is None:
+            continue
+        what = f"Accuracy under {names.column_name(column.removesuffix(STRAIGHT))} {phrase}"
+        change = _change(table, row, column)
+        sentences.append(f"{what} {_moves(change)}." if change else f"{what} is missing.")
+    if blocked and straight:
+        sentences += [
+            _verdict(_sign(table, row, blocked), _sign(table, row, straight)),
+            _hidden(row, blocked, straight),
+        ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _cost(row: Row) -> str:
+    if row.cost is None:
+        return ""
+    pattern, ratio = row.identity["pattern"], row.identity["ratio"]
+    where = f"With the pattern {pattern}" if pattern else f"At ratio {ratio:g}"
+    measured = row.reduction_measured
+    beside = f" ({names.percent(1 - measured)}% with the measured masks)" if measured is not None else ""
+    return f"{where} the network costs {names.percent(row.cost)}% of the dense BitOPs{beside}."
+
+
+def _change(table: RobustnessTable, row: Row, column: str) -> Difference | None:
+    dense = table.dense_for(row)
+    if dense is None or dense.tracked["data_fingerprint"] != row.tracked["data_fingerprint"]:
+        return None
+    now, before = row.cells[column], dense.cells[column]
+    return difference(now, before) if now and before else None
+
+
+def _sign(table: RobustnessTable, row: Row, column: str) -> int | None:
+    change = _change(table, row, column)
+    return change.sign if change else None
+
+
+def _moves(change: Difference) -> str:
+    """ "rises by 12.3 points (95% interval +9.0 to +15.5)", or "shows no clear difference (...)"."""
+    if change.sign == 0:
+        return f"shows no clear difference ({names.points(change.value)} points, {_interval(change)})"
+    verb = "rises" if change.sign > 0 else "falls"
+    return f"{verb} by {names.points(change.value, signed=False)} points ({_interval(change)})"
+
+
+def _interval(change: Difference) -> str:
+    return f"95% interval {names.points(change.low)} to {names.points(change.high)}"
+
+
+def _verdict(blocked: int | None, straight: int | None) -> str:
+    match blocked, straight:
+        case (None, _) | (_, None):
+            return ""
+        case (1, 1):
+            return f"The gain is there for {ATTACKER}, too."
+        case (1, 0):
+            return f"The gain is not there for {ATTACKER}: for that one, nothing clear is left of it."
+        case (1, -1):
+            return (
+                f"The gain is not there for {ATTACKER}: against that one it is weaker than the dense teacher."
+            )
+        case (0, 0):
+            return "Neither attacker tells it clearly from the dense teacher."
+        case (_, 1):
+            return f"A gain shows only against {ATTACKER}, the usually stronger one: check the protocol."
+        case (0, -1):
+            return f"There is no clear gain to begin with, and a loss against {ATTACKER}."
+        case (-1, 0):
+            return f"There is a loss with blocked gradients and nothing clear against {ATTACKER}."
+        case _:
+            return "Both attackers find it weaker than the dense teacher."
+
+
+def _hidden(row: Row, blocked: str, straight: str) -> str:
+    """What blocking the gradients hides from the attacker within one network."""
+    without, full = row.cells[blocked], row.cells[straight]
+    if not without or not full:
+        return ""
+    gap = difference(without, full)
+    if gap.sign != 1:
+        return ""
+    size, interval = names.points(gap.value, signed=False), _interval(gap)
+    return (
+        f"Blocked gradients make it look {size} points more robust than straight-through ones ({interval})."
+    )

@@ -1,0 +1,226 @@
+"""Accuracy under every attack and cost, one row per network."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from analysis import names
+from analysis.comparison import Share
+from analysis.paper import PrintedReduction, printed_reduction
+from analysis.runs import FINISHED
+
+MISSING = "missing"
+# What tells two networks of one experiment apart.
+IDENTITY = (
+    "model",
+    "dataset",
+    "defence",
+    "ratio",
+    "pattern",
+    "objective",
+    "target",
+    "randomize",
+    "selection",
+    "seed",
+)
+PROVENANCE = (
+    "run_id",
+    "parent_run_id",
+    "key",
+    "git_commit",
+    "git_dirty",
+    "data_fingerprint",
+    "duration_seconds",
+)
+BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network: its identity (the columns `IDENTITY`), its numbers and where they come from.
+
+    `cells` has an entry for every column of the table, None where the number is missing; `tracked` holds the
+    columns of `PROVENANCE` and `params`, all None where no run finished.
+    """
+
+    label: str
+    identity: Mapping[str, Any]
+    cells: Mapping[str, Share | None]
+    bitops_dense: float | None
+    bitops_nominal: float | None
+    bitops_measured: float | None
+    printed: PrintedReduction | None
+    tracked: Mapping[str, Any]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is the network without noise."""
+        return self.identity["defence"] == "dense"
+
+    @property
+    def images(self) -> int | None:
+        """The number of test images behind the row's accuracies."""
+        return next((cell.images for cell in self.cells.values() if cell), None)
+
+    @property
+    def cost(self) -> float | None:
+        """Nominal BitOPs as a share of the dense network's."""
+        return _quotient(self.bitops_nominal, self.bitops_dense)
+
+    @property
+    def reduction_nominal(self) -> float | None:
+        """The saved share of the dense BitOPs, from the ratio or pattern; None for the dense network."""
+        return None if self.is_dense or self.cost is None else 1 - self.cost
+
+    @property
+    def reduction_measured(self) -> float | None:
+        """The saved share of the dense BitOPs, from the measured masks; None for the dense network."""
+        measured = _quotient(self.bitops_measured, self.bitops_dense)
+        return None if self.is_dense or measured is None else 1 - measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessTable:
+    """Rows in their order, and `columns`: "clean" and the names of the attacks in the protocol's order."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def missing(self) -> list[tuple[Row, str]]:
+        """The cells without a number."""
+        return [(row, column) for row in self.rows for column in self.columns if row.cells[column] is None]
+
+    def dense_for(self, row: Row) -> Row | None:
+        """The dense network that `row` is compared with: same model, data set and seed."""
+        same = ("model", "dataset", "seed")
+        return next(
+            (
+                dense
+                for dense in self.rows
+                if dense.is_dense and all(dense.identity[name] == row.identity[name] for name in same)
+            ),
+            None,
+        )
+
+    def images(self) -> list[int]:
+        """The image counts that occur, ascending: one where the accuracies are comparable."""
+        return sorted({row.images for row in self.rows if row.images})
+
+    def to_polars(self) -> pl.DataFrame:
+        """All numbers in full precision, one row per network; a missing number is null.
+
+        `<column>_accuracy`, `_low` and `_high` are fractions (95% Wilson interval), `_correct` counts of
+        `images`; reductions are fractions of the dense network's BitOPs.
+        """
+        rows = [_record(row, self.columns) for row in self.rows]
+        return pl.DataFrame(rows, schema=_record_schema(self.columns), orient="row")
+
+
+def build_table(
+    runs: pl.DataFrame, *, expected: Iterable[Mapping[str, Any]] = (), attacks: Iterable[str] = ()
+) -> RobustnessTable:
+    """The table of the attack runs `runs` (see `analysis.load_runs`).
+
+    Of several finished runs of one network the newest counts. A network that has no finished run, one of
+    `expected` (mappings with some of the columns `IDENTITY`) that has no run at all, and the dense teacher
+    if no run has it, get a row of missing cells; `attacks` names columns that are wanted even if no run has
+    them.
+    """
+    tracked = [_identified(run) for run in runs.sort("start_ms").iter_rows(named=True)]
+    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in tracked:
+        key = tuple(run[name] for name in IDENTITY)
+        if run["status"] == FINISHED or key not in newest:
+            newest[key] = run
+    found = list(newest.values())
+    wanted = [dict(one) for one in expected]
+    if not any(one["defence"] == "dense" for one in [*found, *wanted]):
+        wanted.insert(0, {"defence": "dense"})
+    for one in wanted:
+        if not any(all(run[name] == value for name, value in one.items()) for run in found):
+            found.append(_blank(one, tracked))
+    found.sort(key=names.variant_order)
+
+    finished = [run for run in found if run["status"] == FINISHED]
+    measured = {name.partition("/")[2] for run in finished for name in run if name.startswith("accuracy/")}
+    columns = ("clean", *names.attack_order({*measured, *attacks} - {"clean"}))
+    telling = [
+        name for name in ("model", "dataset", "seed") if len({run[name] for run in found} - {None}) > 1
+    ]
+    return RobustnessTable(columns=columns, rows=tuple(_table_row(run, columns, telling) for run in found))
+
+
+def cell(run: Mapping[str, Any], column: str) -> Share | None:
+    """The accuracy of `run` in `column`, from its count or else from its accuracy; None if missing."""
+    if run["status"] != FINISHED or not run["images"]:
+        return None
+    correct, accuracy = run.get(f"correct/{column}"), run.get(f"accuracy/{column}")
+    if correct is None and accuracy is not None:
+        correct = round(accuracy * run["images"])
+    if correct is None or not 0 <= correct <= run["images"]:
+        return None
+    return Share(correct=correct, images=run["images"])
+
+
+def _identified(run: dict[str, Any]) -> dict[str, Any]:
+    """`run`; a dense network has no noise, so that what its tags say of noise is dropped."""
+    if run["defence"] != "dense":
+        return run
+    return run | dict.fromkeys(("ratio", "pattern", "objective", "target", "randomize", "selection"))
+
+
+def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
+    """A network without a run: as `one` says; model, data set and seed as in the runs where they agree."""
+    blank: dict[str, Any] = dict.fromkeys((*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "params"))
+    for name in ("model", "dataset", "seed"):
+        values = {run[name] for run in tracked}
+        blank[name] = values.pop() if len(values) == 1 else None
+    return blank | dict(one)
+
+
+def _table_row(run: dict[str, Any], columns: tuple[str, ...], telling: list[str]) -> Row:
+    done = run["status"] == FINISHED
+    dense = run["defence"] == "dense"
+    return Row(
+        label=names.variant_name(run, telling=telling),
+        identity={name: run[name] for name in IDENTITY},
+        cells={column: cell(run, column) for column in columns},
+        bitops_dense=run["bitops_dense"] if done else None,
+        bitops_nominal=run["bitops_nominal"] if done else None,
+        bitops_measured=run["bitops_measured"] if done else None,
+        printed=None if dense else printed_reduction(run["model"], run["ratio"], run["pattern"]),
+        tracked={name: run[name] if done else None for name in (*PROVENANCE, "params")},
+    )
+
+
+def _quotient(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
+    record: dict[str, Any] = {"label": row.label, **row.identity, "images": row.images}
+    for column in columns:
+        share = row.cells[column]
+        low, high = share.interval if share else (None, None)
+        record[f"{column}_correct"] = share.correct if share else None
+        record[f"{column}_accuracy"] = share.value if share else None
+        record[f"{column}_low"], record[f"{column}_high"] = low, high
+    record |= {name: getattr(row, name) for name in BITOPS}
+    record["reduction_nominal"] = row.reduction_nominal
+    record["reduction_measured"] = row.reduction_measured
+    record["reduction_paper"] = row.printed.reduction if row.printed else None
+    return record | {name: row.tracked[name] for name in PROVENANCE}
+
+
+def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:
+    text, whole, real = pl.String(), pl.Int64(), pl.Float64()
+    schema: dict[str, pl.DataType] = {"label": text}
+    schema |= dict.fromkeys(IDENTITY, text) | {"ratio": real, "seed": whole, "images": whole}
+    for column in columns:
+        schema[f"{column}_correct"] = whole
+        schema |= dict.fromkeys((f"{column}_accuracy", f"{column}_low", f"{column}_high"), real)
+    schema |= dict.fromkeys((*BITOPS, "reduction_nominal", "reduction_measured", "reduction_paper"), real)
+    return schema | dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "duration_seconds": real}

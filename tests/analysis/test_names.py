@@ -1,0 +1,108 @@
+"""How things are called, written and ordered."""
+
+from itertools import permutations
+
+import pytest
+
+from analysis import names
+
+PROTOCOL = ["fgsm", "pgd20", "mifgsm", "pgd20_straight_through"]
+
+
+def test_attacks_come_in_the_protocols_order_whatever_order_they_were_tracked_in() -> None:
+    for order in permutations(PROTOCOL):
+        assert names.attack_order(order) == PROTOCOL
+
+
+def test_longer_attacks_come_later_and_unknown_ones_last() -> None:
+    mixed = ["zoo", "pgd100", "apgd", "pgd20", "fgsm_straight_through", "pgd20"]
+    assert names.attack_order(mixed) == ["pgd20", "pgd100", "fgsm_straight_through", "apgd", "zoo"]
+
+
+@pytest.mark.parametrize(
+    ("column", "heading"),
+    [
+        ("clean", "Clean"),
+        ("fgsm", "FGSM"),
+        ("pgd20", "PGD-20"),
+        ("mifgsm", "MIFGSM"),
+        ("mifgsm5", "MIFGSM-5"),
+        ("pgd20_straight_through", "PGD-20, straight-through"),
+        ("square_5000", "square 5000"),
+    ],
+)
+def test_headings(column: str, heading: str) -> None:
+    assert names.column_name(column) == heading
+
+
+def run(**columns):
+    usual = {"model": "m", "dataset": "d", "defence": "noise_injection", "ratio": None, "pattern": None}
+    return usual | dict.fromkeys(("objective", "target", "randomize", "selection", "seed")) | columns
+
+
+def test_rows_are_dense_then_ratios_then_patterns_ascending_and_clean_before_adversarial() -> None:
+    wanted = [
+        run(defence="dense"),
+        run(ratio=0.1, objective="adversarial"),
+        run(ratio=0.9, objective="clean"),
+        run(ratio=0.9, objective="clean", randomize="bank"),
+        run(ratio=0.9, objective="adversarial"),
+        run(ratio=0.99, objective="clean"),
+        run(pattern="1:8"),
+        run(pattern="1:4"),
+        run(pattern="2:8"),
+        run(pattern="7:8"),
+    ]
+    for start in range(len(wanted)):
+        turned = wanted[start:] + wanted[:start]
+        assert sorted(turned, key=names.variant_order) == wanted
+
+
+def test_labels_name_what_departs_from_the_usual() -> None:
+    usual = {"target": "non_essential", "randomize": "fixed", "selection": "top_k"}
+    assert names.variant_name(run(ratio=0.9, objective="clean", **usual)) == "Ratio 0.9, clean"
+    assert (
+        names.variant_name(run(pattern="4:8", **usual | {"target": "essential"}))
+        == "Pattern 4:8, target essential"
+    )
+    assert names.variant_name(run(defence="dense", seed=3), telling=["seed"]) == "Dense teacher, seed 3"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.82646, "\u221282.6%"),
+        (-0.0735, "+7.3%"),
+        (0.0, "0.0%"),
+        (-0.0001, "0.0%"),
+        (1.0, "\u2212100.0%"),
+        (None, ""),
+    ],
+)
+def test_a_saving_has_a_minus_and_an_extra_cost_a_plus(value, text: str) -> None:
+    assert names.reduction(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.4235e9, "1.42 G"),
+        (14.235e9, "14.2 G"),
+        (142.35e9, "142 G"),
+        (999.6e6, "1.00 G"),
+        (9.996e6, "10.0 M"),
+        (2.6e12, "2.60 T"),
+        (1234.0, "1.23 k"),
+        (12.0, "12"),
+        (None, ""),
+    ],
+)
+def test_large_counts_have_three_digits(value, text: str) -> None:
+    assert names.magnitude(value) == text
+
+
+def test_points_are_signed_unless_zero_when_rounded() -> None:
+    assert names.points(0.1234) == "+12.3"
+    assert names.points(-0.1234) == "\u221212.3"
+    assert names.points(-0.0001) == "0.0"
+    assert names.points(-0.1234, signed=False) == "12.3"

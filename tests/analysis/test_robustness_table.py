@@ -1,0 +1,163 @@
+"""The table: order, numbers, gaps."""
+
+import io
+
+import polars as pl
+import pytest
+from recorded_runs import DENSE, IMAGES, Recorded, Recorder, noise, read_back
+
+from analysis.notes import missing_cells
+from analysis.tables.robustness import build_table
+from analysis.tables.writing import accuracy_cell, cells, headings, to_markdown
+
+LABELS = [
+    "Dense teacher",
+    "Ratio 0.5, clean",
+    "Ratio 0.9, clean",
+    "Ratio 0.9, adversarial",
+    "Pattern 2:8, clean",
+    "Pattern 4:8, clean",
+]
+COLUMNS = ("clean", "fgsm", "pgd20", "mifgsm", "pgd20_straight_through")
+
+
+def test_rows_and_columns_have_their_order(demo: Recorded) -> None:
+    table = build_table(demo.runs)
+    assert [row.label for row in table.rows] == LABELS
+    assert table.columns == COLUMNS
+    assert table.missing == []
+
+
+def test_every_number_comes_from_its_run(demo: Recorded) -> None:
+    row = build_table(demo.runs).rows[3]
+    assert row.tracked["run_id"] == demo.ids["0.9 adversarial"]
+    assert [share.correct for share in row.cells.values() if share] == [180, 150, 140, 145, 130]
+    assert row.images == IMAGES
+    assert row.reduction_nominal == pytest.approx(1 - 0.17354)
+    assert row.reduction_measured == pytest.approx(0.82)
+    assert row.printed is not None
+    assert row.printed.reduction == pytest.approx(1 - 0.452 / 2.6)
+
+
+def test_cells_in_words(demo: Recorded) -> None:
+    table = build_table(demo.runs)
+    assert headings(table) == [
+        "Network",
+        "Clean",
+        "FGSM",
+        "PGD-20",
+        "MIFGSM",
+        "PGD-20, straight-through",
+        "BitOPs",
+        "Reduction",
+        "Measured",
+        "Paper",
+    ]
+    dense, half = table.rows[:2]
+    # 110 of 200: see test_comparison
+    assert (cells(table, dense)[1].main, cells(table, dense)[1].detail) == ("55.0", "48.1 to 61.7")
+    assert [cell.main for cell in cells(table, dense)[5:]] == ["1.00 M", "", "", ""]
+    assert [cell.main for cell in cells(table, half)[5:]] == [
+        "574 k",
+        "\u221242.6%",
+        "\u221242.5%",
+        "\u221242.7%",
+    ]
+    assert accuracy_cell(None).main == "missing"
+
+
+def test_the_dense_teacher_of_the_same_network_is_the_comparison(recorder: Recorder) -> None:
+    parent = recorder.parent("two-seeds")
+    for seed in ("0", "1"):
+        recorder.attack(parent, DENSE | {"seed": seed}, {"clean": 100 + int(seed)})
+    recorder.attack(parent, noise(ratio="0.9") | {"seed": "1"}, {"clean": 99})
+    recorder.attack(parent, noise(ratio="0.9") | {"seed": "2"}, {"clean": 99})
+    table = build_table(read_back(recorder, "two-seeds", {}).runs)
+    assert [row.label for row in table.rows] == [
+        "Dense teacher, seed 0",
+        "Dense teacher, seed 1",
+        "Ratio 0.9, clean, seed 1",
+        "Ratio 0.9, clean, seed 2",
+    ]
+    assert [table.dense_for(row) for row in table.rows[2:]] == [table.rows[1], None]
+
+
+def test_missing_numbers_are_missing_and_say_what_computes_them(recorder: Recorder) -> None:
+    parent = recorder.parent("gaps")
+    recorder.attack(parent, noise(ratio="0.9"), {"clean": 150, "pgd20": 90})
+    recorder.attack(parent, noise(ratio="0.5"), {"clean": 150})
+    recorder.attack(parent, noise(pattern="4:8"), {"clean": 1, "pgd20": 1}, status="FAILED")
+    table = build_table(
+        read_back(recorder, "gaps", {}).runs, expected=[{"defence": "noise_injection", "ratio": 0.99}]
+    )
+    # the expected network has no objective yet: its label says no more than is known
+    assert [row.label for row in table.rows] == [
+        "Dense teacher",
+        "Ratio 0.5, clean",
+        "Ratio 0.9, clean",
+        "Ratio 0.99",
+        "Pattern 4:8, clean",
+    ]
+    shown = [[cell.main for cell in cells(table, row)] for row in table.rows]
+    assert shown[0] == ["missing", "missing", "missing", "", "", ""]
+    assert shown[1][:2] == ["75.0", "missing"]
+    assert shown[2][:2] == ["75.0", "45.0"]
+    assert shown[3][:3] == shown[4][:3] == ["missing"] * 3
+    gaps = missing_cells(table)
+    assert len(gaps) == len(table.missing) == 7
+    assert ("Ratio 0.5, clean", "PGD-20", "dvc repro") in gaps
+    text = to_markdown(table, title="t", flags=[])
+    assert "- Ratio 0.5, clean, PGD-20: `dvc repro`" in text
+    assert table.to_polars().filter(pl.col("label") == "Ratio 0.99")["clean_accuracy"].to_list() == [None]
+
+
+def test_a_wanted_attack_that_nobody_ran_is_a_column_of_missing_cells(demo: Recorded) -> None:
+    table = build_table(demo.runs, attacks=["pgd100", "fgsm"])
+    assert table.columns == ("clean", "fgsm", "pgd20", "pgd100", "mifgsm", "pgd20_straight_through")
+    assert {column for _, column in table.missing} == {"pgd100"}
+
+
+def test_an_expected_network_that_has_a_run_adds_no_row(demo: Recorded) -> None:
+    expected = [
+        {"defence": "dense"},
+        {"defence": "noise_injection", "ratio": 0.9, "objective": "clean", "seed": 0},
+    ]
+    assert [row.label for row in build_table(demo.runs, expected=expected).rows] == LABELS
+
+
+def test_the_newest_finished_run_of_a_network_counts(recorder: Recorder) -> None:
+    parent = recorder.parent("again")
+    for count, status in ((10, "FINISHED"), (20, "FINISHED"), (30, "FAILED")):
+        recorder.attack(parent, DENSE, {"clean": count}, status=status)
+    [row] = build_table(read_back(recorder, "again", {}).runs).rows
+    assert row.cells["clean"] is not None
+    assert row.cells["clean"].correct == 20
+
+
+def test_counts_rule_and_are_rebuilt_from_accuracies_where_they_lack(recorder: Recorder) -> None:
+    parent = recorder.parent("counts")
+    recorder.attack(parent, DENSE, {"clean": 100}, metrics={"accuracy/fgsm": 0.335, "correct/pgd20": 250.0})
+    [row] = build_table(read_back(recorder, "counts", {}).runs, attacks=["pgd20"]).rows
+    fgsm = row.cells["fgsm"]
+    assert fgsm is not None
+    assert (fgsm.correct, fgsm.images) == (67, 200)
+    assert row.cells["pgd20"] is None  # 250 of 200 images is no count
+
+
+def test_the_csv_gives_every_number_back(demo: Recorded) -> None:
+    frame = build_table(demo.runs).to_polars()
+    again = pl.read_csv(io.StringIO(frame.write_csv()), schema=frame.schema)
+    assert again.equals(frame)
+    row = frame.row(by_predicate=pl.col("label") == "Dense teacher", named=True)
+    assert row["fgsm_accuracy"] == 0.55
+    assert (row["fgsm_low"], row["fgsm_high"]) == pytest.approx((0.480756, 0.617360), abs=2e-6)
+    assert row["run_id"] == demo.ids["dense"]
+    assert row["ratio"] is None
+
+
+def test_the_markdown_table_is_rectangular(demo: Recorded) -> None:
+    table = build_table(demo.runs)
+    lines = [line for line in to_markdown(table, title="t", flags=["f"]).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(LABELS)
+    assert {line.count("|") for line in lines} == {len(headings(table)) + 1}
+    assert "200 test images" in to_markdown(table, title="t", flags=[])

@@ -1,0 +1,145 @@
+"""The words follow from the numbers."""
+
+from typing import Any
+
+import pytest
+
+from analysis.comparison import Share
+from analysis.summary import Summary, attack_pair, summarise
+from analysis.tables.robustness import PROVENANCE, RobustnessTable, Row
+
+NOBODY = dict.fromkeys(("ratio", "pattern", "objective", "target", "randomize", "selection"))
+
+
+def row(
+    label: str, counts: dict[str, int | None], *, images: int = 1000, cost: float = 1.0, **identity: Any
+) -> Row:
+    shares = {name: None if n is None else Share(correct=n, images=images) for name, n in counts.items()}
+    return Row(
+        label=label,
+        identity=NOBODY | {"model": "m", "dataset": "d", "seed": 0, "defence": "noise_injection"} | identity,
+        cells=shares,
+        bitops_dense=1e6,
+        bitops_nominal=cost * 1e6,
+        bitops_measured=None,
+        printed=None,
+        tracked=dict.fromkeys((*PROVENANCE, "params")) | {"run_id": label},
+    )
+
+
+def summary(*noisy: Row, dense: tuple[int, int, int] = (800, 500, 500)) -> Summary:
+    columns = ("clean", "pgd20", "pgd20_straight_through")
+    teacher = row("Dense teacher", dict(zip(columns, dense, strict=True)), defence="dense")
+    return summarise(RobustnessTable(columns=columns, rows=(teacher, *noisy)))
+
+
+def noisy(clean: int, blocked: int | None, straight: int | None, **more: Any) -> Row:
+    counts = {"clean": clean, "pgd20": blocked, "pgd20_straight_through": straight}
+    return row("Ratio 0.9, clean", counts, **({"ratio": 0.9, "cost": 0.174} | more))
+
+
+def test_a_gain_that_only_blocked_gradients_show() -> None:
+    found = summary(noisy(790, 650, 350))
+    assert found.headline == (
+        "The network with noise costs 17.4% of the dense BitOPs. "
+        "Under PGD-20 with blocked gradients it is above the dense teacher. "
+        "Under PGD-20 with straight-through gradients it is below the dense teacher. "
+        "The gain is not there for an attacker who differentiates the low-precision path."
+    )
+    [(label, text)] = found.networks
+    assert label == "Ratio 0.9, clean"
+    assert text.startswith(
+        "At ratio 0.9 the network costs 17.4% of the dense BitOPs. Clean accuracy shows no clear"
+    )
+    # (800 - 790) / 1000 of clean; both intervals overlap widely
+    assert (
+        "Clean accuracy shows no clear difference (\u22121.0 points, 95% interval \u22124.5 to +2.5)" in text
+    )
+    assert "PGD-20 with blocked gradients rises by 15.0 points (95% interval +10.7 to +19.2)" in text
+    assert (
+        "PGD-20 with straight-through gradients falls by 15.0 points (95% interval \u221219.2 to \u221210.7)"
+        in text
+    )
+    assert "The gain is not there for an attacker who differentiates the low-precision path: against" in text
+    assert "Blocked gradients make it look 30.0 points more robust than straight-through ones" in text
+
+
+@pytest.mark.parametrize(
+    ("blocked", "straight", "verdict", "overall"),
+    [
+        (650, 640, "The gain is there for an attacker", "The gain is also there for"),
+        (650, 505, "differentiates the low-precision path: for that one, nothing clear is left", "not there"),
+        (505, 495, "Neither attacker tells it clearly from the dense teacher.", ""),
+        (505, 640, "A gain shows only against", ""),
+        (505, 350, "There is no clear gain to begin with, and a loss against", ""),
+        (350, 495, "There is a loss with blocked gradients and nothing clear against", ""),
+        (350, 340, "Both attackers find it weaker than the dense teacher.", ""),
+    ],
+)  # fmt: skip
+def test_verdicts(blocked: int, straight: int, verdict: str, overall: str) -> None:
+    found = summary(noisy(790, blocked, straight))
+    assert verdict in found.networks[0][1]
+    assert overall in found.headline
+    assert ("gain is" in found.headline) == bool(overall)
+
+
+def test_few_images_leave_no_clear_difference() -> None:
+    """The same shares as in the first test, of 20 images each."""
+    columns = ("clean", "pgd20", "pgd20_straight_through")
+    teacher = row("Dense", dict(zip(columns, (16, 10, 10), strict=True)), images=20, defence="dense")
+    table = RobustnessTable(columns=columns, rows=(teacher, noisy(16, 13, 7, images=20)))
+    text = summarise(table).networks[0][1]
+    assert text.count("shows no clear difference") == 3
+    assert "gain is" not in text
+
+
+def test_several_networks_are_counted() -> None:
+    rows = [noisy(790, 650, 350), noisy(790, 650, 640, cost=0.084), noisy(790, 505, 500, cost=0.57)]
+    headline = summary(*rows).headline
+    assert "The 3 networks with noise cost 8.4% to 57.0% of the dense BitOPs." in headline
+    assert "blocked gradients 2 of 3 are above the dense teacher, 1 of 3 is not clearly different" in headline
+    assert (
+        "straight-through gradients 1 of 3 is above the dense teacher, 1 of 3 is below the dense teacher, "
+        "1 of 3 is not clearly different from the dense teacher." in headline
+    )
+    assert "Of the 2 gains 1 is there for an attacker who differentiates the low-precision path." in headline
+    both = summary(noisy(790, 650, 350), noisy(790, 650, 340)).headline
+    assert "all 2 are above" in both
+    assert "Of the 2 gains none is there for" in both
+
+
+def test_missing_numbers_are_not_compared() -> None:
+    text = summary(noisy(790, None, 350)).networks[0][1]
+    assert "Accuracy under PGD-20 with blocked gradients is missing." in text
+    assert " gain" not in text
+
+
+def test_no_teacher_and_no_network() -> None:
+    alone = RobustnessTable(
+        columns=("clean", "pgd20"), rows=(row("Ratio 0.9", {"clean": 1, "pgd20": 1}, ratio=0.9),)
+    )
+    assert "has no result to compare it with" in summarise(alone).networks[0][1]
+    assert summary().headline == "No network with noise has a result yet."
+    assert summary().networks == ()
+
+
+def test_other_data_is_not_compared() -> None:
+    network = noisy(790, 650, 350)
+    elsewhere = Row(**{**vars(network), "tracked": {**network.tracked, "data_fingerprint": "other"}})
+    found = summary(elsewhere)
+    assert "measured on other data: not compared" in found.networks[0][1]
+    assert "above" not in found.headline
+
+
+@pytest.mark.parametrize(
+    ("columns", "pair"),
+    [
+        (("clean", "pgd20", "pgd20_straight_through"), ("pgd20", "pgd20_straight_through")),
+        (("clean", "pgd10", "pgd100", "pgd100_straight_through"), ("pgd100", "pgd100_straight_through")),
+        (("clean", "pgd10", "pgd100"), ("pgd100", None)),
+        (("clean", "pgd10_straight_through"), (None, "pgd10_straight_through")),
+        (("clean", "fgsm"), (None, None)),
+    ],
+)
+def test_the_pair_of_attackers(columns: tuple[str, ...], pair: tuple[str | None, str | None]) -> None:
+    assert attack_pair(RobustnessTable(columns=columns, rows=())) == pair

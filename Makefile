@@ -10,8 +10,10 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PORT ?= 5000
 VENV := $(CURDIR)/.venv
-# .venv/ is complete when this file exists: it is written last, and is older than a lock that changed since.
-INSTALLED := .venv/.installed
+# .venv/ is complete when this file exists: it is written last, and named by what was installed and where (a virtual
+# environment cannot be moved).
+LOCKS := requirements/lock.txt requirements/torch.txt requirements/no-deps.lock
+INSTALLED := .venv/.installed-$(shell { echo '$(CURDIR)'; cat $(LOCKS); } | cksum | cut -d ' ' -f 1)
 
 # Stages started by DVC find the same programs; nothing of the caller's own Python leaks in; nobody phones home.
 export PATH := $(VENV)/bin:$(PATH)
@@ -29,7 +31,7 @@ help: ## list these targets
 .PHONY: env
 env: $(INSTALLED) ## install the locked dependencies into .venv/ (again whenever requirements/ changes)
 
-$(INSTALLED): requirements/lock.txt requirements/torch.txt requirements/no-deps.lock
+$(INSTALLED):
 	@command -v $(PYTHON) >/dev/null || { echo "make env: no '$(PYTHON)' on PATH: install Python 3.11 or newer, or name one: make env PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"make env: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed: make env PYTHON=/path/to/python")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make env: $(PYTHON) has no venv module: install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
@@ -38,6 +40,12 @@ $(INSTALLED): requirements/lock.txt requirements/torch.txt requirements/no-deps.
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/no-deps.lock
 	@touch $@
+
+.PHONY: ui
+ui: env ## browse the tracked runs on 127.0.0.1, port 5000 or PORT=...
+	@echo "MLflow on http://127.0.0.1:$(PORT) in about ten seconds; Ctrl-C stops it"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" \
+	  --artifacts-destination "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 .PHONY: lint
 lint: env ## formatting, lint and types, changing nothing

@@ -1,5 +1,7 @@
 """Where a result comes from: the commit of the code and the versions of the libraries."""
 
+import ast
+import hashlib
 import platform
 import subprocess
 from functools import cache
@@ -38,6 +40,36 @@ def _git(root: Path, *arguments: str) -> str:
     # optional locks off: reading the state must never collide with a commit made at the same time
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over what `nenni_core` and `pipeline` do: comments, docstrings and layout do not count."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for package in _CODE for path in (root / package).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(meaning(path.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()
+
+
+def meaning(source: str) -> str:
+    """A text that two sources share if they differ in comments, docstrings and layout only."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # strings that stand alone document the line before them, or what they open
+            node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 @cache

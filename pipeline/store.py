@@ -61,6 +61,8 @@ class Manifest(BaseModel):
     files: dict[str, FileRecord]
     git_commit: str
     git_dirty: bool
+    code: str
+    """`pipeline.provenance.code_digest` of the code that computed it."""
     versions: dict[str, str]
     seconds: float
     """Wall time of the process that finished the entry."""

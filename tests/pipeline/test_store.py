@@ -27,6 +27,7 @@ def manifest(key: str = KEY, stage: str = "pretrain") -> Manifest:
         files={},
         git_commit="d" * 40,
         git_dirty=False,
+        code="e" * 64,
         versions={"torch": "2"},
         seconds=1.5,
         resumed=False,

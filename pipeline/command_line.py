@@ -1,0 +1,168 @@
+"""What all our commands share: options, one-line errors, progress, PyTorch's settings."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from nenni_core.errors import InputError, TrainingDiverged
+from nenni_core.progress import ProgressCallback
+from pipeline.problems import describe
+
+Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of finished stages.")]
+
+NO_TELEMETRY = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "true",
+}
+
+
+def silence_telemetry() -> None:
+    """Libraries imported after this call send nothing to anybody."""
+    os.environ.update(NO_TELEMETRY)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A command line in our style: no shell-completion options, plain tracebacks for bugs."""
+    return typer.Typer(
+        help=help_text, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False
+    )
+
+
+def say(line: str) -> None:
+    """One line for the user; standard error, so that standard output stays for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def user_errors(model: type[BaseModel] | None = None, source: Path | None = None) -> Iterator[None]:
+    """Show mistakes of the user as lines, not tracebacks.
+
+    `InputError` and `ValidationError` (of `model`, read from `source`) end the process with status 2,
+    `TrainingDiverged` with 1, Ctrl-C with 130. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        assert model is not None, "configuration is validated before anything else"
+        for line in describe(error, model):
+            say(f"error: {source}: {line}" if source else f"error: {line}")
+        raise typer.Exit(2) from None
+    except InputError as error:
+        say(f"error: {error}")
+        raise typer.Exit(2) from None
+    except TrainingDiverged as error:
+        say(f"error: {error}")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say("interrupted; the same command continues where this one stopped")
+        raise typer.Exit(130) from None
+
+
+def configure_torch(threads: int | None) -> None:
+    """Deterministic algorithms only; `threads` CPU threads, or PyTorch's own choice."""
+    # cuBLAS reads this when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # TF32 would round inputs of float32 products to 10 bits
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def choose_device(name: str) -> str:
+    """`name`, or for "auto" the accelerator if there is one; `InputError` if PyTorch cannot use it."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here: {first_line}") from error
+    return name
+
+
+@contextmanager
+def progress_display() -> Iterator[ProgressCallback]:
+    """A `ProgressCallback`: a bar with the time left on a terminal, now and then a line elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress(say)
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        yield _BarProgress(bar)
+
+
+class _BarProgress:
+    """One bar per kind of work; a finished one goes."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, description: str, completed: int, total: int) -> None:
+        task = self._tasks.get(description)
+        if task is None:
+            task = self._tasks[description] = self._bar.add_task(description, total=total)
+        self._bar.update(task, completed=completed, total=total)
+        if completed >= total:
+            self._bar.remove_task(task)
+            del self._tasks[description]
+
+
+class PlainProgress:
+    """A line per kind of work when a quarter of a minute has gone by, with the remaining time."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        every: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._every = every
+        self._clock = clock
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._shown = clock()
+
+    def __call__(self, description: str, completed: int, total: int) -> None:
+        now = self._clock()
+        started, already = self._begun.setdefault(description, (now, completed))
+        if completed >= total:
+            del self._begun[description]
+        elif now - self._shown >= self._every and completed > already:
+            self._shown = now
+            remaining = (now - started) / (completed - already) * (total - completed)
+            self._write(f"  {description}: {completed} of {total}, about {_duration(remaining)} left")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,74 @@
+"""MLflow as this project sets it up: a local database, or the server that MLFLOW_TRACKING_URI names."""
+
+import logging
+import os
+import sqlite3
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.command_line import silence_telemetry
+from pipeline.locks import locked_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+_SQLITE = "sqlite:///"
+
+
+def tracking_uri() -> str:
+    """Where runs are recorded: MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path.cwd() / DATABASE}"
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of an SQLite database; None for anything else."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def exclusive(uri: str) -> AbstractContextManager[None]:
+    """Keeps other processes of this machine from changing a local database's structure meanwhile."""
+    database = database_path(uri)
+    if database is None:
+        return nullcontext()
+    return locked_file(database.with_name(f"{database.name}-setup.lock"), on_busy=lambda: None)
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client; a local database is created first if need be, by one process at a time.
+
+    A server that does not answer is given up after seconds, not after MLflow's default of minutes.
+    """
+    silence_telemetry()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient  # takes seconds, so not at the top
+
+    database = database_path(uri)
+    with exclusive(uri):
+        if database is not None:
+            # The journal mode stays in the file: with a write-ahead log, readers never wait for a writer.
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # creates the tables
+    return client
+
+
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    """The MLflow experiment called `name`, created if need be.
+
+    A local one keeps its artifacts in `mlartifacts/` beside the database.
+    """
+    with exclusive(uri):
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            return found.experiment_id
+        database = database_path(uri)
+        location = None if database is None else (database.parent / ARTIFACTS).as_uri()
+        return client.create_experiment(name, artifact_location=location)

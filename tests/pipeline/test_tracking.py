@@ -1,0 +1,376 @@
+"""What MLflow is told: everything once, whatever happens in between; and never at the cost of a stage."""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from stored_stages import EPOCHS, plans_of, store_set, store_stage
+from typer.testing import CliRunner
+
+from pipeline import tracking
+from pipeline.config import Tracking
+from pipeline.runner import Plan
+from pipeline.store import Store
+from pipeline.tracking import PARENT, Tracker, experiment_key, flatten
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests here: creating one takes seconds. Each test has its own experiment."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(experiment=request.node.name)
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+def runs_of(client: MlflowClient, settings: Tracking) -> tuple[list[Run], list[Run]]:
+    """Parent runs and child runs of a test's experiment."""
+    experiment = client.get_experiment_by_name(settings.experiment)
+    runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
+    return [r for r in runs if PARENT not in r.data.tags], [r for r in runs if PARENT in r.data.tags]
+
+
+def all_runs(client: MlflowClient, settings: Tracking) -> list[Run]:
+    parents, children = runs_of(client, settings)
+    return [*parents, *children]
+
+
+def track(store: Store, plans: list[Plan], settings: Tracking, uri: str) -> list[str]:
+    """Tell a new tracker that everything is there; returns what it reported."""
+    lines: list[str] = []
+    tracker = Tracker(settings, plans, store=store, report=lines.append, uri=uri)
+    for planned in plans:
+        for stage in planned.experiment.stages:
+            tracker.finished(stage, planned, store_stage(store, stage, planned), cached=True)
+    tracker.close()
+    return lines
+
+
+def history(client: MlflowClient, run: Run, name: str = "train_loss") -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+def test_a_set_becomes_a_parent_with_a_child_per_stage_instance(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
+) -> None:
+    tiny["finetune"]["ratio"] = [0.5, 0.9]
+    store, plans = store_set(tmp_path, tiny)
+    assert track(store, plans, settings, uri) == []
+    [parent], children = runs_of(client, settings)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["kind"] == "experiment"
+    assert parent.data.tags["source"] == "dvc"
+    assert parent.data.tags["experiment_key"] == experiment_key(plans)
+    by_stage: dict[str, list[Run]] = {}
+    for child in children:
+        assert child.data.tags[PARENT] == parent.info.run_id
+        assert child.data.tags["cached"] == "true"
+        assert child.info.status == "FINISHED"
+        by_stage.setdefault(child.data.tags["stage"], []).append(child)
+    counts = {stage: len(runs) for stage, runs in by_stage.items()}
+    assert counts == {"prepare": 1, "pretrain": 1, "distill": 1, "finetune": 2, "attack": 3}
+
+    attacks = {run.data.tags["variant"]: run for run in by_stage["attack"]}
+    assert set(attacks) == {"dense", "ratio-0.5-clean", "ratio-0.9-clean"}
+    tags = attacks["ratio-0.9-clean"].data.tags
+    expected = {
+        "model": "small_resnet",
+        "dataset": "synthetic",
+        "defence": "noise_injection",
+        "ratio": "0.9",
+        "pattern": "",
+        "objective": "clean",
+        "target": "non_essential",
+        "randomize": "fixed",
+        "selection": "top_k",
+        "seed": "0",
+        "git_commit": "d" * 40,
+        "git_dirty": "false",
+        "data_fingerprint": plans[0].data_fingerprint,
+        "images": "12",
+        "key": plans[2].keys["attack"],
+    }
+    assert {name: tags.get(name) for name in expected} == expected
+    assert json.loads(tags["upstream_keys"]) == plans[2].upstream_keys("attack")
+    dense = attacks["dense"].data.tags
+    assert (dense["defence"], dense["ratio"], dense["objective"]) == ("dense", "", "")
+    metrics = attacks["dense"].data.metrics
+    assert metrics["accuracy/fgsm"] == 0.25
+    assert metrics["seconds/fgsm"] == 1.25
+    assert metrics["seconds"] == 1.5
+    assert attacks["dense"].data.params["attacks.fgsm.eps"] == "8/255"
+    assert attacks["dense"].data.params["images"] == "12"
+
+
+def test_runs_carry_curves_data_and_files_but_no_weights(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
+) -> None:
+    store, plans = store_set(tmp_path, tiny)
+    track(store, plans, settings, uri)
+    _, children = runs_of(client, settings)
+    [pretrain] = [run for run in children if run.data.tags["stage"] == "pretrain"]
+    assert history(client, pretrain) == [(0, 2.0), (1, 1.0), (2, 0.0)]
+    assert len(history(client, pretrain, "seconds/epoch")) == EPOCHS
+    [data] = pretrain.inputs.dataset_inputs
+    assert data.dataset.name == "synthetic"
+    tags = {tag.key: tag.value for tag in data.tags}
+    assert tags["sha256"] == plans[0].data_fingerprint
+    assert json.loads(tags["arrays"]) == {"train_images": "f" * 64}
+    files = {file.path for file in client.list_artifacts(pretrain.info.run_id)}
+    assert files == {"history.json", "timing.json", "manifest.json", "metrics.json"}
+    weights = json.loads(pretrain.data.tags["weights_sha256"])
+    entry = store.find("pretrain", plans[0].keys["pretrain"])
+    assert entry is not None
+    assert weights == {"model.safetensors": entry.manifest.files["model.safetensors"].sha256}
+    # beside the database, not where the test happens to run
+    database = Path(uri.removeprefix("sqlite:///"))
+    assert (database.parent / "mlartifacts" / pretrain.info.run_id / "artifacts" / "manifest.json").is_file()
+
+
+def test_tracking_twice_adds_nothing(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
+) -> None:
+    store, plans = store_set(tmp_path, tiny)
+    track(store, plans, settings, uri)
+    before = {run.info.run_id: run for run in all_runs(client, settings)}
+    track(store, plans, settings, uri)
+    after = {run.info.run_id: run for run in all_runs(client, settings)}
+    assert before.keys() == after.keys()
+    for run_id, run in before.items():
+        assert run.data.metrics == after[run_id].data.metrics
+        assert history(client, run) == history(client, after[run_id])
+        assert run.info.end_time == after[run_id].info.end_time
+
+
+def test_sets_with_shared_stages_have_complete_tables_each(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
+) -> None:
+    store, plans = store_set(tmp_path, tiny)
+    track(store, plans, settings, uri)
+    tiny["finetune"]["ratio"] = 0.5
+    other_store, other_plans = store_set(tmp_path, tiny)
+    track(other_store, other_plans, settings, uri)
+    parents, children = runs_of(client, settings)
+    assert len(parents) == 2
+    for parent in parents:
+        stages = sorted(
+            run.data.tags["stage"] for run in children if run.data.tags[PARENT] == parent.info.run_id
+        )
+        assert stages == ["attack", "attack", "distill", "finetune", "prepare", "pretrain"]
+
+
+def test_a_resumed_stage_continues_its_run_without_repeating_steps(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
+) -> None:
+    store, plans = Store(tmp_path), plans_of(tiny)
+    first = Tracker(settings, plans, store=store, uri=uri)
+    context = first.computing("pretrain", plans[0])
+    on_record = context.__enter__()  # and no exit: what a killed process leaves
+    on_record({"train_loss": 2.0}, 0)
+    [parent], [run] = runs_of(client, settings)
+    assert (parent.info.status, run.info.status) == ("RUNNING", "RUNNING")
+    assert run.data.tags["cached"] == "false"
+    assert history(client, run) == [(0, 2.0)]
+
+    second = Tracker(settings, plans, store=store, uri=uri)
+    with second.computing("pretrain", plans[0]) as on_record:
+        on_record({"train_loss": 2.0, "train_accuracy": 0.0}, 0)
+        on_record({"train_loss": 1.0, "train_accuracy": 0.1}, 1)
+        entry = store_stage(store, "pretrain", plans[0])
+    second.finished("pretrain", plans[0], entry, cached=False)
+    second.close()
+    [parent], [again] = runs_of(client, settings)
+    assert again.info.run_id == run.info.run_id
+    assert again.info.status == "FINISHED"
+    assert parent.info.status == "RUNNING"  # the other stages are still to come
+    assert history(client, again) == [(0, 2.0), (1, 1.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("loss is nan in epoch 3"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+    ids=["diverged", "interrupted"],
+)
+def test_a_failed_stage_ends_its_run_and_can_be_done_again(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    settings: Tracking,
+    uri: str,
+    client: MlflowClient,
+    error: BaseException,
+    status: str,
+) -> None:
+    store, plans = Store(tmp_path), plans_of(tiny)
+    tracker = Tracker(settings, plans, store=store, uri=uri)
+    with pytest.raises(type(error)), tracker.computing("pretrain", plans[0]):
+        raise error
+    tracker.close()
+    _, [run] = runs_of(client, settings)
+    assert run.info.status == status
+    assert run.data.tags["error"] == f"{type(error).__name__}: {error}"
+
+    again = Tracker(settings, plans, store=store, uri=uri)
+    with again.computing("pretrain", plans[0]):
+        entry = store_stage(store, "pretrain", plans[0])
+    again.finished("pretrain", plans[0], entry, cached=False)
+    _, [run] = runs_of(client, settings)
+    assert run.info.status == "FINISHED"
+    assert "error" not in run.data.tags
+
+
+def test_a_server_that_is_down_costs_one_line_and_no_result(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    lines: list[str] = []
+    store, plans = Store(tmp_path), plans_of(tiny)
+    tracker = Tracker(settings, plans, store=store, report=lines.append, uri="http://127.0.0.1:9")
+    with tracker.computing("pretrain", plans[0]) as on_record:
+        on_record({"train_loss": 1.0}, 0)
+        entry = store_stage(store, "pretrain", plans[0])
+    tracker.finished("pretrain", plans[0], entry, cached=False)
+    tracker.close()
+    [line] = lines
+    assert "\n" not in line
+    assert "python -m pipeline.tracking sync" in line
+    assert tracker.has_failed
+
+
+def test_a_database_that_breaks_midway_costs_one_line_and_no_result(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    store, plans = Store(tmp_path), plans_of(tiny)
+    tracker = Tracker(settings, plans, store=store, report=lines.append, uri=uri)
+    with tracker.computing("pretrain", plans[0]) as on_record:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", lambda *a, **k: 1 / 0)
+            on_record({"train_loss": 1.0}, 0)
+        on_record({"train_loss": 0.5}, 1)
+        entry = store_stage(store, "pretrain", plans[0])
+    tracker.finished("pretrain", plans[0], entry, cached=False)
+    [line] = lines
+    assert "ZeroDivisionError" in line
+
+
+def test_the_database_lets_readers_pass(uri: str, client: MlflowClient) -> None:
+    client.search_experiments()
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_system_metrics_are_sampled_where_asked_for(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    settings: Tracking,
+    uri: str,
+    client: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    settings = settings.model_copy(update={"system_metrics": ("pretrain",)})
+    store, plans = Store(tmp_path), plans_of(tiny)
+    tracker = Tracker(settings, plans, store=store, uri=uri)
+    for stage in ("prepare", "pretrain"):
+        with tracker.computing(stage, plans[0]):
+            entry = store_stage(store, stage, plans[0])
+            if stage == "pretrain":
+                _wait_for_sample(client, settings)
+        tracker.finished(stage, plans[0], entry, cached=False)
+    _, children = runs_of(client, settings)
+    for run in children:
+        sampled = any(name.startswith("system/") for name in run.data.metrics)
+        assert sampled == (run.data.tags["stage"] == "pretrain")
+
+
+def _wait_for_sample(client: MlflowClient, settings: Tracking) -> None:
+    import time
+
+    for _ in range(200):
+        _, children = runs_of(client, settings)
+        if any(name.startswith("system/") for run in children for name in run.data.metrics):
+            return
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def command(uri: str, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return CliRunner()
+
+
+def test_sync_records_what_is_in_the_store(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, client: MlflowClient, command: CliRunner
+) -> None:
+    tiny["tracking"] = {"experiment": settings.experiment}
+    parameters = tmp_path / "params.yaml"
+    parameters.write_text(json.dumps(tiny))
+    plans = plans_of(tiny)
+    store = Store(tmp_path / "store")
+    for stage in ("prepare", "pretrain"):
+        store_stage(store, stage, plans[0])
+    arguments = ["sync", "--params", str(parameters), "--store", str(tmp_path / "store")]
+    result = command.invoke(tracking.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "not in the store: attack dense" in result.output
+    assert "not in the store: distill small_resnet on synthetic" in result.output
+    [parent], children = runs_of(client, settings)
+    assert sorted(run.data.tags["stage"] for run in children) == ["prepare", "pretrain"]
+    assert parent.info.status == "RUNNING"
+
+    store_set(tmp_path / "store", tiny)
+    result = command.invoke(tracking.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "not in the store" not in result.output
+    [parent], children = runs_of(client, settings)
+    assert len(children) == 6
+    assert parent.info.status == "FINISHED"
+
+
+def test_sync_says_when_the_server_is_down(
+    tmp_path: Path, tiny: dict[str, Any], command: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    parameters = tmp_path / "params.yaml"
+    parameters.write_text(json.dumps(tiny))
+    store_set(tmp_path / "store", tiny)
+    result = command.invoke(
+        tracking.app, ["sync", "--params", str(parameters), "--store", str(tmp_path / "store")]
+    )
+    assert result.exit_code == 1
+    assert result.output.count("warning: ") == 1
+
+
+def test_configuration_is_flattened_with_dots() -> None:
+    assert flatten({"a": {"b": "8/255", "c": [1, 2]}, "d": None, "e": 0.9, "f": True}) == {
+        "a.b": "8/255",
+        "a.c": "[1, 2]",
+        "d": "null",
+        "e": "0.9",
+        "f": "true",
+    }
+
+
+def test_the_default_database_is_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org")
+    assert tracking.tracking_uri() == "http://example.org"
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://example.org"

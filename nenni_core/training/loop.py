@@ -1,0 +1,332 @@
+"""The training loop: one for all objectives, restartable after every epoch to the same bits."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
+from nenni_core.progress import ProgressCallback, silent
+from nenni_core.randomness import make_generator, set_noise
+from nenni_core.training.augmentation import augment, pixels
+from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
+from nenni_core.training.objectives import OBJECTIVES, Objective, StepContext
+from nenni_core.training.recipe import Recipe, learning_rate
+from nenni_core.training.state import identity, pack, refuse_another_run, unpack
+from nenni_core.training.validation import autocast, eval_mode, validate
+
+Stored = UInt8[Tensor, "images channels height width"]
+Labels = Int[Tensor, "images"]
+
+DIVERGENCE_CHECK_INTERVAL = 64
+"""Batches between two looks at whether the loss is finite; each look waits for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What one epoch gave; accuracies are fractions in [0, 1]."""
+
+    epoch: int
+    """Counted from 1."""
+    learning_rate: float
+    """That of the last batch."""
+    train_loss: float
+    """Mean over the training images, as the weights were when each was seen."""
+    train_accuracy: float
+    """On what the objective trained on: the attacked images for "adversarial"."""
+    validation_clean_accuracy: float
+    validation_robust_accuracy: float
+    """Under PGD with the recipe's `validation_steps`."""
+    seconds: float = field(compare=False)
+    """Wall-clock time of training and validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """The two checkpoints that Rice et al. 2020 compare, and how training went.
+
+    States are state_dicts of contiguous CPU tensors that share no memory.
+    """
+
+    best: dict[str, Tensor]
+    """After the first epoch with the highest validation accuracy (robust or clean, as the objective says)."""
+    last: dict[str, Tensor]
+    history: list[EpochRecord]
+    best_epoch: int
+    """Counted from 1."""
+
+
+def train(
+    model: nn.Module,
+    train_images: Stored,
+    train_labels: Labels,
+    validation_images: Stored,
+    validation_labels: Labels,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoint_dir: Path | None,
+    on_progress: ProgressCallback = silent,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> TrainingResult:
+    """Train `model` in place, in train mode, on the device of its parameters.
+
+    Rice et al. 2020, "Overfitting in adversarially robust deep learning": SGD with momentum, the
+    validation images being a held-out slice of the *training* set. All parameters that ask for a
+    gradient are trained. Convolution weights become channels-last in memory; the model ends with the
+    weights of `TrainingResult.last` and its modules' former train/eval modes. Shuffling, augmentation,
+    attack and the noise of a random model have a stream each, derived from `seed`; the global generator
+    is not touched. On the CPU equal arguments give equal bits (for a fixed number of threads).
+
+    With a `checkpoint_dir`, a checkpoint is written after every epoch, and the same call continues
+    after the last whole one, to the bits of an uninterrupted run; once finished, it returns at once.
+    `model` must then come with the weights that it had at the first start. `on_progress` counts the
+    batches of all epochs, validation included; `on_epoch` gets the record of each epoch that this call
+    trained, after its checkpoint is on the disk.
+
+    Raises `InputError` for unusable data, an unknown objective or a `checkpoint_dir` of another run, and
+    `TrainingDiverged` for a loss, weight or statistic that is NaN or infinite; no checkpoint is written
+    of such an epoch.
+    """
+    if recipe.objective not in OBJECTIVES:
+        raise unknown_choice("objective", recipe.objective, list(OBJECTIVES))
+    _check_data("training", model, train_images, train_labels, recipe)
+    _check_data("validation", model, validation_images, validation_labels, recipe)
+    run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
+    expected: dict[str, object] = {}
+    if checkpoint_dir is not None:
+        expected = identity(model, run.data, recipe, seed)
+        found = latest_checkpoint(checkpoint_dir)
+        if found is not None:
+            refuse_another_run(found[1]["identity"], expected, checkpoint_dir.name)
+            run.restore(*found)
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        for epoch in range(len(run.history), recipe.epochs):
+            run.train_epoch(epoch, on_progress)
+            if checkpoint_dir is not None:
+                run.save(checkpoint_dir, expected)
+            if on_epoch is not None:
+                on_epoch(run.history[-1])
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return TrainingResult(
+        best=run.best, last=portable(model.state_dict()), history=run.history, best_epoch=run.best_epoch
+    )
+
+
+class _Run:
+    """The state of one call of `train`: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_images: Stored,
+        train_labels: Labels,
+        validation_images: Stored,
+        validation_labels: Labels,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
+        self.data = {
+            "train_images": train_images.to(device),
+            "train_labels": train_labels.to(device, torch.int64),
+            "validation_images": validation_images.to(device),
+            "validation_labels": validation_labels.to(device, torch.int64),
+        }
+        self.objective: Objective = OBJECTIVES[recipe.objective]
+        _channels_last(model)
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        set_noise(model, "training", seed)
+        self.generators = {
+            name: make_generator(seed, name, device=device)
+            for name in ("shuffling", "augmentation", "attack")
+        }
+        # A model may keep NaN where nothing has been set yet; that is no divergence.
+        state = model.state_dict().items()
+        self.finite = [name for name, tensor in state if bool(tensor.isfinite().all())]
+        self.history: list[EpochRecord] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+        self.bounds = batch_bounds(len(train_labels), recipe.batch_size)
+        self.validation_batches = -(-len(validation_labels) // recipe.batch_size)
+
+    def train_epoch(self, epoch: int, on_progress: ProgressCallback) -> None:
+        """Train and validate epoch `epoch`, counted from 0, and add its record to the history."""
+        start = time.perf_counter()
+        per_epoch = len(self.bounds) + self.validation_batches
+        done = epoch * per_epoch
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            on_progress("training", done, self.recipe.epochs * per_epoch)
+
+        loss, accuracy = self._train(epoch, advance)
+        clean, robust = validate(
+            self.model,
+            self.data["validation_images"],
+            self.data["validation_labels"],
+            self.recipe,
+            seed=self.seed,
+            on_batch=advance,
+        )
+        record = EpochRecord(
+            epoch=epoch + 1,
+            learning_rate=self._learning_rate(epoch, len(self.bounds) - 1),
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_clean_accuracy=clean,
+            validation_robust_accuracy=robust,
+            seconds=time.perf_counter() - start,
+        )
+        score = {"clean": clean, "robust": robust}[self.objective.select_by]
+        if not self.best_epoch or score > self._best_score():
+            self.best, self.best_epoch = portable(self.model.state_dict()), record.epoch
+        self.history.append(record)
+
+    def _train(self, epoch: int, advance: Callable[[], None]) -> tuple[float, float]:
+        """One pass over the training images: the mean loss and the accuracy."""
+        images, labels = self.data["train_images"], self.data["train_labels"]
+        order = torch.randperm(len(labels), generator=self.generators["shuffling"], device=self.device)
+        # Sums stay on the device: reading one would make the host wait for the step.
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        first_bad = torch.full((), len(self.bounds), device=self.device)
+        for batch, (low, high) in enumerate(self.bounds):
+            index = order[low:high]
+            x, y = self._augmented(images, index), labels[index]
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate(epoch, batch)
+            loss, logits = self._step(x, y, epoch)
+            loss_sum += loss.double() * (high - low)
+            correct += (logits.argmax(1) == y).sum()
+            first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=batch))
+            if (batch + 1) % DIVERGENCE_CHECK_INTERVAL == 0:
+                self._check_finite(epoch, first_bad)
+            advance()
+        self._check_finite(epoch, first_bad)
+        # No loss saw what the last step did to the weights, so they are looked at themselves.
+        last = torch.where(self._weights_are_finite(), first_bad, first_bad.clamp(max=len(self.bounds) - 1))
+        self._check_finite(epoch, last)
+        return loss_sum.item() / len(labels), correct.item() / len(labels)
+
+    def _step(self, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; the loss and the logits before it, detached."""
+        with ExitStack() as after_step:
+            context = StepContext(
+                recipe=self.recipe,
+                generator=self.generators["attack"],
+                epoch=epoch + 1,
+                after_step=after_step,
+            )
+            with autocast(self.device, self.recipe):
+                loss, logits = self.objective.step(self.model, x, y, context)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def _augmented(self, images: Stored, index: Tensor) -> Tensor:
+        recipe = self.recipe
+        if recipe.crop_padding == 0 and not recipe.flip:
+            return pixels(images[index])
+        return augment(
+            images,
+            index,
+            padding=recipe.crop_padding,
+            flip=recipe.flip,
+            generator=self.generators["augmentation"],
+        )
+
+    def _learning_rate(self, epoch: int, batch: int) -> float:
+        return learning_rate(self.recipe, epoch, batch, len(self.bounds))
+
+    def _best_score(self) -> float:
+        best = self.history[self.best_epoch - 1]
+        if self.objective.select_by == "clean":
+            return best.validation_clean_accuracy
+        return best.validation_robust_accuracy
+
+    def _weights_are_finite(self) -> Tensor:
+        state = self.model.state_dict()
+        return torch.stack([state[name].isfinite().all() for name in self.finite]).all()
+
+    def _check_finite(self, epoch: int, first_bad: Tensor) -> None:
+        batch = int(first_bad)
+        if batch < len(self.bounds):
+            raise TrainingDiverged(
+                f"training diverged: NaN or infinity in epoch {epoch + 1} of {self.recipe.epochs}, "
+                f"batch {batch + 1} of {len(self.bounds)}, at learning rate "
+                f"{self._learning_rate(epoch, batch):g}; expected a finite loss, try a lower learning rate"
+            )
+
+    def save(self, directory: Path, run_identity: dict[str, object]) -> None:
+        """Write the state after the last epoch of the history."""
+        tensors = pack(self.model, self.optimizer, self.generators, self.best)
+        record = {
+            "identity": run_identity,
+            "history": [asdict(entry) for entry in self.history],
+            "best_epoch": self.best_epoch,
+        }
+        write_checkpoint(directory, len(self.history), tensors, record)
+
+    def restore(self, tensors: dict[str, Tensor], record: dict) -> None:
+        """Undo `save`."""
+        self.best = unpack(self.model, self.optimizer, self.generators, tensors)
+        self.history = [EpochRecord(**entry) for entry in record["history"]]
+        self.best_epoch = record["best_epoch"]
+
+
+def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and past-the-last index of each batch of one epoch; the last one may be short.
+
+    A last batch of a single image is joined to the one before it, since batch normalisation cannot
+    estimate a variance from it.
+    """
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Convolution weights channels-last in memory; buffers, which are not convolved with, stay."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _check_data(kind: str, model: nn.Module, images: Stored, labels: Labels, recipe: Recipe) -> None:
+    """Refuse what would fail, or quietly go wrong, in the middle of an epoch."""
+    if len(images) != len(labels) or len(labels) == 0:
+        raise InputError(
+            f"{kind} data have {len(images)} images and {len(labels)} labels; expected as many, 1 or more"
+        )
+    smallest = min(images.shape[-2:])
+    if recipe.crop_padding >= smallest:
+        raise InputError(
+            f"crop_padding is {recipe.crop_padding}; expected below the image size, {smallest}: it reflects"
+        )
+    device = next(model.parameters()).device
+    with eval_mode(model), torch.no_grad():
+        classes = model(pixels(images[:1].to(device))).shape[1]
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{kind} labels range from {low} to {high}; expected 0 to {classes - 1}, the classes of the model"
+        )

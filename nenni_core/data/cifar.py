@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -211,7 +210,7 @@ def _archive_members(path: Path, layout: CifarLayout) -> Iterator[tuple[str, str
             stream = archive.extractfile(member)
             assert stream is not None
             missing.remove(name)
-            yield name, f"{path.name}: {name}", _read(stream, layout, name)
+            yield name, f"{path.name}: {name}", stream.read(_enough_bytes(layout, name))
     if missing:
         raise InputError(
             f"{layout.name}: {str(path)!r} lacks {layout.folder}/{min(missing)}; expected it inside"
@@ -223,7 +222,7 @@ def _folder_files(folder: Path, layout: CifarLayout) -> Iterator[tuple[str, str,
     for name in layout.file_names:
         _require_file(folder / name, layout)
         with (folder / name).open("rb") as stream:
-            content = _read(stream, layout, name)
+            content = stream.read(_enough_bytes(layout, name))
         yield name, str(folder / name), content
 
 
@@ -234,10 +233,10 @@ def _require_file(path: Path, layout: CifarLayout) -> None:
         )
 
 
-def _read(stream: IO[bytes], layout: CifarLayout, name: str) -> bytes:
-    """The whole file, or one byte more than the layout allows: a wrong file may be of any size."""
+def _enough_bytes(layout: CifarLayout, name: str) -> int:
+    """One byte more than the layout allows in this file: a wrong file may be of any size."""
     records = max((file.records for file in layout.record_files if file.name == name), default=1)
-    return stream.read(records * layout.record_bytes + 1)
+    return records * layout.record_bytes + 1
 
 
 def _records(

@@ -101,6 +101,7 @@ def _receive(remote: RemoteFile, stream: BinaryIO, on_progress: ProgressCallback
                 received += len(chunk)
                 on_progress(description, min(received, remote.size_bytes), remote.size_bytes)
     except urllib.error.HTTPError as error:
+        error.close()  # it is the open connection as well
         raise InputError(
             f"{remote.url}: the server answered {error.code} {error.reason}; expected the file. Fetch it"
             " by other means and give its path"

@@ -6,18 +6,23 @@ from typing import Any
 
 MINUS = "\u2212"
 FAMILIES = {"fgsm": "FGSM", "pgd": "PGD", "mifgsm": "MIFGSM"}
+# Columns that are no attack: undisturbed images, and images that are right under every attack.
+WHOLE = {"clean": "Clean", "worst_case": "Worst case"}
 KNOWN_ATTACK = re.compile(r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?P<straight>_straight_through)?")
 # What the pipeline does unless told otherwise; a variant's label names only what departs from it.
 USUAL = {"target": "non_essential", "randomize": "fixed", "selection": "top_k"}
 
 
 def attack_order(names: Iterable[str]) -> list[str]:
-    """The attacks in the protocol's order: blocked gradients first, FGSM, PGD, MIFGSM; unknown names last."""
+    """The attacks in the protocol's order: FGSM, PGD, MIFGSM with blocked gradients, then straight-through.
+
+    Unknown names follow, then the worst case of all.
+    """
 
     def place(name: str) -> tuple[int, int, int, int, str]:
         known = KNOWN_ATTACK.fullmatch(name)
         if known is None:
-            return 1, 0, 0, 0, name
+            return 2 if name in WHOLE else 1, 0, 0, 0, name
         family = list(FAMILIES).index(known["family"])
         return 0, int(known["straight"] is not None), family, int(known["steps"] or 0), name
 
@@ -30,8 +35,8 @@ def column_name(column: str) -> str:
     >>> column_name("clean"), column_name("pgd20"), column_name("square_5000")
     ('Clean', 'PGD-20', 'square 5000')
     """
-    if column == "clean":
-        return "Clean"
+    if column in WHOLE:
+        return WHOLE[column]
     known = KNOWN_ATTACK.fullmatch(column)
     if known is None:
         return column.replace("_", " ")

@@ -138,6 +138,11 @@ def _unfinished(runs: pl.DataFrame) -> str:
 
 
 def _newer(parent: Parent) -> str:
+    if parent.other_than_wanted:
+        return (
+            "These are not the numbers of the parameter file as it stands: none of its attacks has finished. "
+            f"Shown is the newest set that has results, {parent.name!r}; `dvc repro` computes the other."
+        )
     if not parent.newer_without_results:
         return ""
     return (

@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "parent_run_id": (pl.String(), "MLflow's id of the experiment's parent run"),
     "status": (pl.String(), "MLflow's status; only FINISHED runs have numbers that may be shown"),
     "start_ms": (pl.Int64(), "start of the run, milliseconds since 1970 (UTC)"),
-    "duration_seconds": (pl.Float64(), "wall clock of the run; null while it has no end"),
+    "seconds": (pl.Float64(), "what computing the stage took, whenever that was; null while it is not done"),
     "stage": (pl.String(), "prepare, pretrain, distill, finetune or attack"),
     "key": (pl.String(), "content key of the stage"),
     "upstream_keys": (pl.String(), "content keys of the stages before it, JSON as it was logged"),
@@ -65,6 +65,7 @@ class Parent:
     tracking_uri: str
     tags: dict[str, str]
     newer_without_results: tuple[str, ...] = ()  # parent runs started later that have no attack result yet
+    other_than_wanted: bool = False  # whether it stands in for another set, which has no attack result yet
 
 
 def default_tracking_uri(root: Path) -> str:
@@ -72,9 +73,13 @@ def default_tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def find_parent(tracking_uri: str, experiment: str, run: str | None = None) -> Parent:
+def find_parent(
+    tracking_uri: str, experiment: str, run: str | None = None, *, experiment_key: str | None = None
+) -> Parent:
     """The parent run that `run` names (its id, or the start of it), else the newest one with attack results.
 
+    `experiment_key` identifies a set of experiments: its parent run goes before newer ones if it has attack
+    results, because a set that is run again keeps the parent run that it had.
     A newer parent run without a finished attack run (under way, or failed before) is passed over and listed
     in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for an id that
     does not fit and where MLflow fails.
@@ -96,11 +101,21 @@ def find_parent(tracking_uri: str, experiment: str, run: str | None = None) -> P
     )
     if run is not None:
         return _named_parent(client, tracking_uri, experiment, parents, run)
+    condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
+    for candidate in parents:
+        wanted = experiment_key is not None and candidate.data.tags.get("experiment_key") == experiment_key
+        if wanted and _has_child(tracking_uri, client, candidate, condition):
+            return _parent(candidate, experiment, tracking_uri)
     passed_over: list[str] = []
     for candidate in parents:
-        condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
         if _has_child(tracking_uri, client, candidate, condition):
-            return _parent(candidate, experiment, tracking_uri, tuple(passed_over))
+            return _parent(
+                candidate,
+                experiment,
+                tracking_uri,
+                newer_without_results=tuple(passed_over),
+                other_than_wanted=experiment_key is not None,
+            )
         passed_over.append(candidate.info.run_id)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
@@ -149,7 +164,7 @@ def _row(run: Any, parent_run_id: str) -> dict[str, Any]:
         "parent_run_id": parent_run_id,
         "status": info.status,
         "start_ms": info.start_time,
-        "duration_seconds": None if info.end_time is None else (info.end_time - info.start_time) / 1000,
+        "seconds": _finite(metrics.get("seconds")),
         "ratio": _number(tags.get("ratio")),
         "seed": _whole(_number(tags.get("seed"))),
         "git_dirty": {"true": True, "false": False}.get(tags.get("git_dirty", "")),
@@ -235,7 +250,7 @@ def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> b
 def _named_parent(client: Any, uri: str, experiment: str, parents: list[Any], run: str) -> Parent:
     fitting = [parent for parent in parents if parent.info.run_id.startswith(run)]
     if len(fitting) == 1:
-        return _parent(fitting[0], experiment, uri, ())
+        return _parent(fitting[0], experiment, uri)
     if len(fitting) > 1:
         raise InputError(f"run {run!r} is the start of {len(fitting)} parent runs' ids: give more of it")
     known = ", ".join(parent.info.run_id for parent in parents[:5]) or "none"
@@ -244,12 +259,12 @@ def _named_parent(client: Any, uri: str, experiment: str, parents: list[Any], ru
     )
 
 
-def _parent(run: Any, experiment: str, tracking_uri: str, passed_over: tuple[str, ...]) -> Parent:
+def _parent(run: Any, experiment: str, tracking_uri: str, **circumstances: Any) -> Parent:
     return Parent(
         run_id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
         experiment=experiment,
         tracking_uri=tracking_uri,
         tags=dict(run.data.tags),
-        newer_without_results=passed_over,
+        **circumstances,
     )

@@ -32,7 +32,7 @@ PROVENANCE = (
     "git_commit",
     "git_dirty",
     "data_fingerprint",
-    "duration_seconds",
+    "seconds",
 )
 BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
 
@@ -223,4 +223,4 @@ def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:
         schema[f"{column}_correct"] = whole
         schema |= dict.fromkeys((f"{column}_accuracy", f"{column}_low", f"{column}_high"), real)
     schema |= dict.fromkeys((*BITOPS, "reduction_nominal", "reduction_measured", "reduction_paper"), real)
-    return schema | dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "duration_seconds": real}
+    return schema | dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "seconds": real}

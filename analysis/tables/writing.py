@@ -54,6 +54,8 @@ def caption(table: RobustnessTable) -> str:
         "Attacks differentiate the deployed arithmetic (blocked low-precision path) unless the column says"
         " straight-through.",
     ]
+    if "worst_case" in table.columns:
+        words.append("Worst case counts the images that are right under every attack of the row.")
     if any(row.identity["objective"] for row in table.rows):
         words.append("Clean and adversarial after a ratio or pattern name the images of its fine-tuning.")
     if len({row.identity["seed"] for row in table.rows}) == 1:
@@ -73,7 +75,7 @@ def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str]) -> 
     """The table with its caption, the flags and the commands for what is missing."""
     lines = [f"# {title}", "", caption(table), ""]
     if flags:
-        lines += ["**Before comparing rows:**", "", *(f"- {flag}" for flag in flags), ""]
+        lines += ["**Caution:**", "", *(f"- {flag}" for flag in flags), ""]
     titles = headings(table)
     lines += [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     lines += [_line([row.label, *(_inline(entry) for entry in cells(table, row))]) for row in table.rows]

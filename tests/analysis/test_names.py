@@ -15,14 +15,22 @@ def test_attacks_come_in_the_protocols_order_whatever_order_they_were_tracked_in
 
 
 def test_longer_attacks_come_later_and_unknown_ones_last() -> None:
-    mixed = ["zoo", "pgd100", "apgd", "pgd20", "fgsm_straight_through", "pgd20"]
-    assert names.attack_order(mixed) == ["pgd20", "pgd100", "fgsm_straight_through", "apgd", "zoo"]
+    mixed = ["worst_case", "zoo", "pgd100", "apgd", "pgd20", "fgsm_straight_through", "pgd20"]
+    assert names.attack_order(mixed) == [
+        "pgd20",
+        "pgd100",
+        "fgsm_straight_through",
+        "apgd",
+        "zoo",
+        "worst_case",
+    ]
 
 
 @pytest.mark.parametrize(
     ("column", "heading"),
     [
         ("clean", "Clean"),
+        ("worst_case", "Worst case"),
         ("fgsm", "FGSM"),
         ("pgd20", "PGD-20"),
         ("mifgsm", "MIFGSM"),

@@ -25,7 +25,7 @@ def test_the_frame_has_the_documented_columns_and_the_metrics(recorder: Recorder
     assert run["correct/pgd20_straight_through"] == 70
     assert run["accuracy/pgd20"] == 140 / IMAGES
     assert run["git_dirty"] is False
-    assert run["duration_seconds"] == 2.5
+    assert run["seconds"] == 2.5
     assert json.loads(run["params"])["attacks.pgd20.steps"] == "20"
 
 

@@ -42,11 +42,11 @@ def test_a_gain_that_only_blocked_gradients_show() -> None:
     found = summary(noisy(790, 650, 350))
     assert found.headline == (
         "The network with noise costs 17.4% of the dense BitOPs. "
-        "Under PGD-20 with blocked gradients it is above the dense teacher. "
-        "Under PGD-20 with straight-through gradients it is below the dense teacher. "
+        "Under PGD-20 with blocked gradients it is clearly above the dense teacher. "
+        "Under PGD-20 with straight-through gradients it is clearly below the dense teacher. "
         "The gain is not there for an attacker who differentiates the low-precision path."
     )
-    [(label, text)] = found.networks
+    [(label, text)] = found.chosen
     assert label == "Ratio 0.9, clean"
     assert text.startswith(
         "At ratio 0.9 the network costs 17.4% of the dense BitOPs. Clean accuracy shows no clear"
@@ -78,7 +78,7 @@ def test_a_gain_that_only_blocked_gradients_show() -> None:
 )  # fmt: skip
 def test_verdicts(blocked: int, straight: int, verdict: str, overall: str) -> None:
     found = summary(noisy(790, blocked, straight))
-    assert verdict in found.networks[0][1]
+    assert verdict in found.chosen[0][1]
     assert overall in found.headline
     assert ("gain is" in found.headline) == bool(overall)
 
@@ -88,7 +88,7 @@ def test_few_images_leave_no_clear_difference() -> None:
     columns = ("clean", "pgd20", "pgd20_straight_through")
     teacher = row("Dense", dict(zip(columns, (16, 10, 10), strict=True)), images=20, defence="dense")
     table = RobustnessTable(columns=columns, rows=(teacher, noisy(16, 13, 7, images=20)))
-    text = summarise(table).networks[0][1]
+    text = summarise(table).chosen[0][1]
     assert text.count("shows no clear difference") == 3
     assert "gain is" not in text
 
@@ -97,19 +97,22 @@ def test_several_networks_are_counted() -> None:
     rows = [noisy(790, 650, 350), noisy(790, 650, 640, cost=0.084), noisy(790, 505, 500, cost=0.57)]
     headline = summary(*rows).headline
     assert "The 3 networks with noise cost 8.4% to 57.0% of the dense BitOPs." in headline
-    assert "blocked gradients 2 of 3 are above the dense teacher, 1 of 3 is not clearly different" in headline
     assert (
-        "straight-through gradients 1 of 3 is above the dense teacher, 1 of 3 is below the dense teacher, "
-        "1 of 3 is not clearly different from the dense teacher." in headline
+        "blocked gradients 2 of 3 are clearly above the dense teacher and "
+        "1 of 3 is not clearly different from it." in headline
+    )
+    assert (
+        "straight-through gradients 1 of 3 is clearly above the dense teacher, 1 of 3 is clearly below it "
+        "and 1 of 3 is not clearly different from it." in headline
     )
     assert "Of the 2 gains 1 is there for an attacker who differentiates the low-precision path." in headline
     both = summary(noisy(790, 650, 350), noisy(790, 650, 340)).headline
-    assert "all 2 are above" in both
+    assert "all 2 are clearly above the dense teacher." in both
     assert "Of the 2 gains none is there for" in both
 
 
 def test_missing_numbers_are_not_compared() -> None:
-    text = summary(noisy(790, None, 350)).networks[0][1]
+    text = summary(noisy(790, None, 350)).chosen[0][1]
     assert "Accuracy under PGD-20 with blocked gradients is missing." in text
     assert " gain" not in text
 
@@ -118,16 +121,30 @@ def test_no_teacher_and_no_network() -> None:
     alone = RobustnessTable(
         columns=("clean", "pgd20"), rows=(row("Ratio 0.9", {"clean": 1, "pgd20": 1}, ratio=0.9),)
     )
-    assert "has no result to compare it with" in summarise(alone).networks[0][1]
+    assert "has no result to compare it with" in summarise(alone).chosen[0][1]
     assert summary().headline == "No network with noise has a result yet."
-    assert summary().networks == ()
+    assert summary().chosen == summary().others == ()
+
+
+def test_the_paper_s_setting_comes_first() -> None:
+    rows = [
+        noisy(790, 650, 350, cost=0.57, ratio=0.5),
+        noisy(790, 650, 350),
+        noisy(790, 600, 550, objective="adversarial"),
+        noisy(790, 650, 350, cost=0.084, ratio=0.99),
+    ]
+    named = [Row(**{**vars(one), "label": name}) for one, name in zip(rows, "abcd", strict=True)]
+    found = summary(*named)
+    assert [label for label, _ in found.chosen] == ["b", "c"]
+    assert [label for label, _ in found.others] == ["a", "d"]
+    assert found.others[0][1].startswith("At ratio 0.5 the network costs 57.0%")
 
 
 def test_other_data_is_not_compared() -> None:
     network = noisy(790, 650, 350)
     elsewhere = Row(**{**vars(network), "tracked": {**network.tracked, "data_fingerprint": "other"}})
     found = summary(elsewhere)
-    assert "measured on other data: not compared" in found.networks[0][1]
+    assert "measured on other data: not compared" in found.chosen[0][1]
     assert "above" not in found.headline
 
 

@@ -1,0 +1,138 @@
+"""`python -m analysis`: the table, the figure and the report of a tracked experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from analysis import report
+from analysis.current import read_current_set
+from analysis.figures import accuracy_over_bitops
+from analysis.notes import flags, missing_cells
+from analysis.runs import default_tracking_uri, find_parent, stage_runs
+from analysis.summary import summarise
+from analysis.tables.robustness import RobustnessTable, build_table
+from analysis.tables.writing import caption, cells, headings, to_markdown
+from pipeline.command_line import Params, new_app, silence_telemetry, user_errors
+from pipeline.experiment import ExperimentSet
+
+app = new_app("Write the table, the figure and the report of a tracked experiment.")
+
+
+@app.command()
+def command(
+    params: Params = Path("params.yaml"),
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow's store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment; default: the parameter file's tracking.experiment.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Parent run, or the start of its id; default: the parameter file's, else the newest."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the report.")] = Path(
+        "reports"
+    ),
+) -> None:
+    """Write the table, the figure and the report of a tracked experiment."""
+    silence_telemetry()
+    with user_errors(ExperimentSet, params):
+        wanted = read_current_set(params)
+        parent = find_parent(
+            tracking_uri or default_tracking_uri(Path.cwd()),
+            experiment or wanted.experiment,
+            run,
+            experiment_key=wanted.key if experiment in (None, wanted.experiment) else None,
+        )
+        runs = stage_runs(parent, stage=None)
+    attack_runs = runs.filter(pl.col("stage") == "attack")
+    current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
+    table = build_table(
+        attack_runs,
+        expected=wanted.networks if current else (),
+        attacks=wanted.attacks if current else (),
+    )
+    doubts = flags(table, attack_runs, parent)
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(
+        to_markdown(table, title=report.title(table), flags=doubts), encoding="utf-8"
+    )
+    table.to_polars().write_csv(out / "table.csv")
+    page = report.render(table, parent=parent, attack_runs=attack_runs, all_runs=runs, flags=doubts)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    figures = accuracy_over_bitops.save(table, out / "figures")
+    show(table, doubts, [out / "report.html", out / "table.md", out / "table.csv", *figures])
+
+
+def show(table: RobustnessTable, doubts: list[str], files: list[Path]) -> None:
+    """Print the table, what to know before reading it, and where everything is."""
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        # a log has no width to keep to
+        console = Console(width=200)
+    grid = _grid(table)
+    if Measurement.get(console, console.options.update(max_width=10_000), grid).maximum > console.width:
+        grid = _narrow_grid(table)
+    console.print(grid)
+    console.print(Text(caption(table), style="dim"))
+    console.print()
+    console.print(Text(summarise(table).headline))
+    for doubt in doubts:
+        console.print(Text(f"note: {doubt}", style="yellow"))
+    lacking = missing_cells(table)
+    for command_text in dict.fromkeys(command_text for _, _, command_text in lacking):
+        count = sum(command_text == one for _, _, one in lacking)
+        console.print(Text(f"{count} missing numbers: `{command_text}` computes them", style="yellow"))
+    console.print()
+    for name, path in zip(("report", "table", "numbers", *["figure"] * len(files)), files, strict=False):
+        console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
+    console.print(Text(f"{'runs':>8}: make ui"))
+
+
+def _grid(table: RobustnessTable) -> Table:
+    """All columns, intervals below the accuracies."""
+    grid = Table(title=report.title(table), title_justify="left", title_style="bold")
+    for place, heading in enumerate(headings(table)):
+        grid.add_column(heading.replace(", ", ",\n"), justify="right" if place else "left")
+    for row in table.rows:
+        entries = [
+            Text(f"{entry.main}\n{entry.detail}" if entry.detail else entry.main)
+            for entry in cells(table, row)
+        ]
+        grid.add_row(Text(row.label.replace(", ", ",\n")), *entries)
+    return grid
+
+
+def _narrow_grid(table: RobustnessTable) -> Table:
+    """For terminals of 80 characters: no intervals (the files have them), of the cost only the reductions."""
+    grid = Table(
+        title=report.title(table),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown = [place for place, heading in enumerate(headings(table)) if heading not in ("BitOPs", "Measured")]
+    for place in shown:
+        heading = headings(table)[place].replace(", straight-through", ",\nstraight-\nthrough")
+        grid.add_column(heading.replace("Reduction", "Cost"), justify="right" if place else "left")
+    for row in table.rows:
+        texts = [row.label.replace(", ", ",\n"), *(entry.main for entry in cells(table, row))]
+        grid.add_row(*(Text(texts[place]) for place in shown))
+    return grid
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,275 @@
+"""Accuracy over cost: what a network that computes less still gets right."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis import names
+from analysis.comparison import Share
+from analysis.summary import STRAIGHT, attack_pair
+from analysis.tables.robustness import RobustnessTable, Row
+
+FORMATS = ("svg", "png", "pdf")
+# Okabe and Ito's palette, told apart in grey as well: every series has its own marker and line style.
+SERIES_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))
+INK = "#1f2328"
+MUTED = "#6e7781"
+# A fixed salt and no dates: the same table gives the same bytes.
+SETTINGS = {
+    "svg.hashsalt": "nenni",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.8,
+}
+METADATA: dict[str, dict[str, None]] = {
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+}
+# Left end of the horizontal axis: the names of the series stand between it and zero.
+LEFT = -34
+# Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
+# error bars can be told apart.
+SIDESTEP = 0.9
+PANEL = ("model", "dataset", "objective", *names.USUAL, "seed")
+WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 5.4, 2.9, 0.9  # inches
+
+
+def draw(table: RobustnessTable) -> Figure | None:
+    """The figure of `table`; None if no network has both a cost and an accuracy.
+
+    One panel per fine-tuning objective. Horizontal: nominal BitOPs in percent of the dense network's.
+    Vertical: accuracy in percent with its 95% Wilson interval, clean and under the longest PGD, with blocked
+    and with straight-through gradients. Ratios are filled and joined by a line, N:M patterns are open; the
+    dense teacher stands at 100%, its accuracy runs across the panel as a thin line.
+    """
+    noisy = [row for row in table.rows if not row.is_dense and row.cost is not None and row.images]
+    if not noisy:
+        return None
+    panels: dict[tuple[str, ...], list[Row]] = {}
+    for row in noisy:
+        panels.setdefault(_panel(row), []).append(row)
+    blocked, straight = attack_pair(table)
+    columns = ["clean", *(column for column in (blocked, straight) if column)]
+    with rc_context(SETTINGS):
+        height = len(panels) * PANEL_HEIGHT + FRAME_HEIGHT
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        _frame(axes[0], [row for row in table.rows if row in noisy or row.is_dense], columns)
+        with_seed = len({row.identity["seed"] for row in noisy}) > 1
+        for ax, (key, rows) in zip(axes, panels.items(), strict=True):
+            _draw_panel(ax, table, rows, columns, _title(key, with_seed=with_seed))
+        dense = {row.bitops_dense for row in noisy}
+        size = f"dense network's {names.magnitude(dense.pop())}" if len(dense) == 1 else "dense network's"
+        axes[-1].set_xlabel(f"BitOPs of one image, % of the {size}")
+        key_line = "bars: 95% intervals; thin lines: dense teacher"
+        if any(row.identity["pattern"] for row in noisy):
+            key_line = f"filled: ratio; open: N:M pattern; {key_line}"
+        figure.supxlabel(key_line, fontsize=7.5, color=MUTED)
+        # Constrained layout settles now, inside these settings, and not when the figure is saved.
+        figure.canvas.draw()
+    return figure
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """`figure` as the bytes of an "svg", "png" or "pdf" file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context(SETTINGS):
+        figure.savefig(buffer, format=kind, dpi=200, metadata=METADATA[kind])
+    return buffer.getvalue()
+
+
+def save(table: RobustnessTable, folder: Path) -> list[Path]:
+    """Write accuracy_over_bitops.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
+    written = []
+    for kind in FORMATS:
+        # A figure per format: the backends leave their traces in it.
+        figure = draw(table)
+        if figure is None:
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"accuracy_over_bitops.{kind}"
+        path.write_bytes(render(figure, kind))
+        written.append(path)
+    return written
+
+
+def _panel(row: Row) -> tuple[str, ...]:
+    """What a panel's networks have in common: all of the identity but ratio and pattern."""
+    values = (row.identity[name] for name in PANEL)
+    return tuple("" if value is None else str(value) for value in values)
+
+
+def _title(key: tuple[str, ...], *, with_seed: bool) -> str:
+    value = dict(zip(PANEL, key, strict=True))
+    tuned = f"fine-tuned on {value['objective']} images" if value["objective"] else "not fine-tuned"
+    departures = [
+        f"{name} {value[name]}".replace("_", " ")
+        for name, usual in names.USUAL.items()
+        if value[name] not in ("", usual)
+    ]
+    seed = [f"seed {value['seed']}"] if with_seed else []
+    return ", ".join([f"{value['model']} on {value['dataset']}", tuned, *departures, *seed])
+
+
+def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list[str], title: str) -> None:
+    ax.set_ylabel("Accuracy in %")
+    ax.grid(axis="y", color=MUTED, alpha=0.18, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=25)
+    dense = table.dense_for(rows[0])
+    labels: list[tuple[float, str, str]] = []
+    for place, (column, (colour, marker, line)) in enumerate(zip(columns, SERIES_STYLES, strict=False)):
+        shift = (place - (len(columns) - 1) / 2) * SIDESTEP
+        reference = dense.cells[column] if dense else None
+        if reference:
+            ax.axhline(
+                100 * reference.value, color=colour, linewidth=0.7, linestyle=line, alpha=0.55, zorder=1
+            )
+            _points(ax, [100 + shift], [reference], colour, marker, filled=True)
+        drawn = [(row, share) for row in rows if (share := row.cells[column])]
+        ratios = [(row, share) for row, share in drawn if not row.identity["pattern"]]
+        patterns = [(row, share) for row, share in drawn if row.identity["pattern"]]
+        taken = {_place(row) for row, _ in ratios}
+        places = [_place(row) + shift for row, _ in ratios]
+        ax.plot(
+            places, [100 * share.value for _, share in ratios], color=colour, linestyle=line, linewidth=1.3
+        )
+        _points(ax, places, [share for _, share in ratios], colour, marker, filled=True)
+        # a pattern that costs what a ratio costs stands beside it
+        aside = len(columns) * SIDESTEP
+        places = [_place(row) + shift + aside * (_place(row) in taken) for row, _ in patterns]
+        _points(ax, places, [share for _, share in patterns], colour, marker, filled=False)
+        if drawn:
+            # the series is named at its cheapest network, where the three are furthest apart
+            cheapest = min(drawn, key=lambda pair: pair[0].cost or 0)[1]
+            labels.append((100 * cheapest.value, _series_name(column), colour))
+    _name_series(ax, labels)
+    _name_networks(ax, rows, with_dense=dense is not None and dense.images is not None)
+
+
+def _points(
+    ax: Axes, places: list[float], shares: Sequence[Share], colour: str, marker: str, *, filled: bool
+) -> None:
+    if not places:
+        return
+    values = [100 * share.value for share in shares]
+    below = [100 * (share.value - share.interval[0]) for share in shares]
+    above = [100 * (share.interval[1] - share.value) for share in shares]
+    ax.errorbar(
+        places,
+        values,
+        yerr=[below, above],
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        markerfacecolor=colour if filled else "white",
+        markeredgewidth=1.2,
+        elinewidth=0.9,
+        capsize=2,
+        zorder=3,
+    )
+
+
+def _place(row: Row) -> float:
+    """Nominal BitOPs in percent of the dense network's."""
+    return round(100 * (row.cost or 0), 1)
+
+
+def _frame(ax: Axes, rows: list[Row], columns: list[str]) -> None:
+    """Set limits that hold all error bars, and room on the left for the names of the series."""
+    intervals = [share.interval for row in rows for column in columns if (share := row.cells[column])]
+    low, high = 100 * min(low for low, _ in intervals), 100 * max(high for _, high in intervals)
+    pad = max(3.0, 0.06 * (high - low))
+    ax.set_ylim(max(-2.0, low - pad), min(102.0, high + pad))
+    ax.set_xlim(LEFT, max([100.0, *map(_place, rows)]) + 4)
+    ax.set_xticks([0, 20, 40, 60, 80, 100])
+
+
+def _series_name(column: str) -> str:
+    if column == "clean":
+        return "Clean"
+    attack = names.column_name(column.removesuffix(STRAIGHT))
+    return f"{attack},\n{'straight-through' if column.endswith(STRAIGHT) else 'blocked'}"
+
+
+def _name_series(ax: Axes, labels: list[tuple[float, str, str]]) -> None:
+    """Write the names at the left edge, each as near to its value as the others let it."""
+    low, high = ax.get_ylim()
+    line = (high - low) / (PANEL_HEIGHT / 0.19)
+    centres = _spread(
+        [value for value, _, _ in sorted(labels)],
+        [line * (1 + text.count("\n")) for _, text, _ in sorted(labels)],
+        low,
+        high,
+    )
+    for (_, text, colour), centre in zip(sorted(labels), centres, strict=True):
+        ax.text(LEFT + 1, centre, text, color=colour, ha="left", va="center", fontsize=8, linespacing=1.1)
+
+
+def _spread(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
+    """Centres for stacked labels (ascending `wanted`), moved as little as needed so that none overlap."""
+    centres: list[float] = []
+    floor = low
+    for value, height in zip(wanted, heights, strict=True):
+        centres.append(max(value, floor + height / 2))
+        floor = centres[-1] + height / 2
+    ceiling = high
+    for index in reversed(range(len(centres))):
+        centres[index] = min(centres[index], ceiling - heights[index] / 2)
+        ceiling = centres[index] - heights[index] / 2
+    return centres
+
+
+def _name_networks(ax: Axes, rows: list[Row], *, with_dense: bool) -> None:
+    """Write ratio or pattern above each place, in a second line where the first one is taken."""
+    at: dict[float, list[str]] = {}
+    for row in rows:
+        rule = row.identity["pattern"] or f"{row.identity['ratio']:g}"
+        at.setdefault(_place(row), []).append(rule)
+    if with_dense:
+        at.setdefault(100.0, []).append("dense")
+    ends = [float("-inf"), float("-inf")]
+    for place in sorted(at):
+        text = " / ".join(at[place])
+        half = 1.35 * len(text) / 2 + 0.6
+        level = 0 if place - half > ends[0] else 1
+        ends[level] = place + half
+        ax.annotate(
+            text,
+            xy=(place, 1),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(0, 3 + 9.5 * level),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color=INK,
+        )
+        ax.axvline(place, color=MUTED, alpha=0.15, linewidth=0.6, zorder=0)
+    ax.annotate(
+        "noise",
+        xy=(LEFT + 1, 1),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        fontsize=7.5,
+        color=MUTED,
+    )

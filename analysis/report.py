@@ -1,0 +1,214 @@
+"""The report: one HTML file that needs nothing else. Words first, then numbers, then their origin."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from analysis import names
+from analysis.figures import accuracy_over_bitops as figure
+from analysis.notes import attack_params, missing_cells
+from analysis.runs import FINISHED, Parent
+from analysis.summary import change_against_dense, summarise
+from analysis.tables.robustness import RobustnessTable, Row
+from analysis.tables.writing import caption, cells, headings
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAPER = (
+    "Zhenyu Liu, Garrett Gagnon, Swagath Venkataramani, Liu Liu: Enhance DNN Adversarial Robustness and "
+    "Efficiency via Injecting Noise to Non-Essential Neurons, arXiv:2402.04325"
+)
+# The figure's colours become the page's, which has a light and a dark set of them.
+PAGE_COLOURS = {
+    "#ffffff": "var(--paper)",
+    figure.INK: "var(--ink)",
+    figure.MUTED: "var(--muted)",
+    **{
+        colour.lower(): f"var(--series-{place})"
+        for place, (colour, _, _) in enumerate(figure.SERIES_STYLES, 1)
+    },
+}
+FIELDS = ("kind", "eps", "step_size", "steps", "decay", "random_start", "gradient")
+
+
+def render(
+    table: RobustnessTable,
+    *,
+    parent: Parent,
+    attack_runs: pl.DataFrame,
+    all_runs: pl.DataFrame,
+    flags: Sequence[str],
+) -> str:
+    """The report as HTML text; the same runs give the same text.
+
+    `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
+    `analysis.notes.flags` says.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["code"] = _code
+    drawn = figure.draw(table)
+    return environment.get_template("report.html.j2").render(
+        title=title(table),
+        facts=_facts(table, parent),
+        summary=summarise(table),
+        flags=flags,
+        headings=headings(table),
+        caption=caption(table),
+        rows=[_table_row(table, row) for row in table.rows],
+        missing=missing_cells(table),
+        figure=None if drawn is None else inline_svg(figure.render(drawn, "svg").decode()),
+        protocol=_protocol(table),
+        zero_gradients=_zero_gradients(table, attack_runs),
+        provenance=[_provenance(row) for row in table.rows],
+        stages=_stages(all_runs),
+        parent=parent,
+        paper=PAPER,
+    )
+
+
+def title(table: RobustnessTable) -> str:
+    """The heading of the report and of the Markdown table: "Noise injection: small_resnet on digits"."""
+    networks = sorted({f"{row.identity['model']} on {row.identity['dataset']}" for row in table.rows})
+    return f"Noise injection: {', '.join(networks)}"
+
+
+def inline_svg(text: str) -> Markup:
+    """matplotlib's SVG file as an element of the page, in the page's colours and as wide as it allows."""
+    text = text[text.index("<svg") :]
+    opening, rest = text.split(">", 1)
+    opening = re.sub(r' (?:width|height|version)="[^"]*"', "", opening)
+    text = f'{opening} role="img" aria-labelledby="figure-caption">{rest}'
+    for colour, variable in PAGE_COLOURS.items():
+        text = text.replace(f": {colour}", f": {variable}")
+    return Markup(text)
+
+
+def _code(text: str) -> Markup:
+    """Plain text with `commands` between backticks as HTML."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _facts(table: RobustnessTable, parent: Parent) -> list[str]:
+    """One line under the heading: what the numbers rest on."""
+    counts, rows = table.images(), [row for row in table.rows if row.tracked["run_id"]]
+    images = " or ".join(f"{count:,}".replace(",", "\u202f") for count in counts)
+    commits = sorted({str(row.tracked["git_commit"] or "unknown")[:10] for row in rows})
+    seeds = sorted({str(row.identity["seed"]) for row in rows})
+    return [
+        f"{images} test images",
+        f"seed {' and '.join(seeds)}",
+        f"commit {' and '.join(commits)}",
+        f"MLflow experiment {parent.experiment}",
+    ]
+
+
+def _table_row(table: RobustnessTable, row: Row) -> dict[str, Any]:
+    """The label and the cells; the sign of a cell says that it is clearly above (1) or below (-1) dense."""
+    entries = []
+    for place, (heading, cell) in enumerate(zip(headings(table)[1:], cells(table, row), strict=True)):
+        accuracy = place < len(table.columns)
+        change = (
+            None if row.is_dense or not accuracy else change_against_dense(table, row, table.columns[place])
+        )
+        entries.append({"heading": heading, "cell": cell, "sign": change.sign if change else 0})
+    return {"label": row.label, "dense": row.is_dense, "entries": entries}
+
+
+def _protocol(table: RobustnessTable) -> dict[str, Any]:
+    """The settings of every attack, as tracked; an entry that differs between rows lists what they have."""
+    protocols = [attack_params(row) for row in table.rows if row.tracked["run_id"]]
+    attacks = names.attack_order({name for protocol in protocols for name in protocol})
+    present = {field for protocol in protocols for settings in protocol.values() for field in settings}
+    fields = [field for field in FIELDS if field in present] + sorted(present - set(FIELDS))
+    lines = []
+    for attack in attacks:
+        settings = [protocol[attack] for protocol in protocols if attack in protocol]
+        values = [_distinct(one.get(field, "") for one in settings) for field in fields]
+        lines.append((names.column_name(attack), [_readable(value) for value in values]))
+    return {"fields": [field.replace("_", " ") for field in fields], "attacks": lines}
+
+
+def _distinct(values: Any) -> str:
+    return " / ".join(dict.fromkeys(values))
+
+
+def _readable(value: str) -> str:
+    """A setting for readers: 0.0313725 as 8/255, underscores as spaces."""
+    try:
+        in_255 = 255 * float(value)
+    except ValueError:
+        return value.replace("_", " ")
+    pixels = "." in value and 0 < in_255 < 255 and abs(in_255 - round(in_255)) < 1e-6
+    return f"{round(in_255)}/255" if pixels else value
+
+
+def _zero_gradients(table: RobustnessTable, runs: pl.DataFrame) -> dict[str, Any] | None:
+    """The share of input gradients that were exactly zero, by network and attack; None if not counted."""
+    attacks = [name for name in table.columns if f"zero_gradients/{name}" in runs.columns]
+    if not attacks:
+        return None
+    by_id = {run["run_id"]: run for run in runs.iter_rows(named=True)}
+    lines = []
+    for row in table.rows:
+        run = by_id.get(row.tracked["run_id"])
+        if run is not None:
+            lines.append((row.label, [_share(run, attack) for attack in attacks]))
+    return {"attacks": [names.column_name(attack) for attack in attacks], "rows": lines}
+
+
+def _share(run: Mapping[str, Any], attack: str) -> str:
+    zero, asked = run.get(f"zero_gradients/{attack}"), run.get(f"backwards/{attack}")
+    return f"{names.percent(zero / asked)}%" if zero is not None and asked else ""
+
+
+def _provenance(row: Row) -> dict[str, Any]:
+    tracked = row.tracked
+    return {
+        "label": row.label,
+        "run": tracked["run_id"],
+        "key": tracked["key"],
+        "commit": tracked["git_commit"],
+        "dirty": tracked["git_dirty"],
+        "seed": row.identity["seed"],
+        "data": tracked["data_fingerprint"],
+        "images": row.images,
+        "seconds": seconds(tracked["seconds"]),
+    }
+
+
+def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
+    """The stages before the attacks."""
+    order = ("prepare", "pretrain", "distill", "finetune")
+    found = []
+    for run in runs.filter(pl.col("stage").is_in(order)).iter_rows(named=True):
+        subject = names.variant_name(run) if run["stage"] == "finetune" and run["defence"] else ""
+        found.append(
+            {
+                "place": (order.index(run["stage"]), names.variant_order(run)),
+                "stage": f"{run['stage']}: {subject}" if subject else run["stage"],
+                "key": run["key"],
+                "commit": run["git_commit"],
+                "dirty": run["git_dirty"],
+                "seconds": seconds(run["seconds"]) if run["status"] == FINISHED else run["status"].lower(),
+            }
+        )
+    return sorted(found, key=lambda stage: stage["place"])
+
+
+def seconds(value: float | None) -> str:
+    """A duration for readers: "8.2 s", "12 min", "3.4 h"; "" for None."""
+    if value is None:
+        return ""
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"

@@ -18,7 +18,7 @@ from nenni_core.moments import Moments, grouped_positions
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.selection import largest_per_row
 
-Images = Float[Tensor, "batch channels height width"]
+Images = Float[Tensor, "_ ..."]  # the last batch may be smaller
 LayerVisitor = Callable[[str, NoisyLayer, Tensor, Tensor], None]
 
 SOLVERS = ("least_squares", "sgd")

@@ -95,7 +95,7 @@ class Injection:
             Pattern.parse(self.pattern)
             if self.selection == "threshold":
                 raise InputError(
-                    f"selection 'threshold' cannot keep the pattern {self.pattern!r}, it has no groups; use 'top_k'"
+                    f"selection 'threshold' has no groups to keep the pattern {self.pattern!r}; use 'top_k'"
                 )
         if not 0 < self.projection_ratio <= 1:
             raise InputError(f"projection_ratio {self.projection_ratio!r} is outside (0, 1]")

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nenni_core.errors import InputError
 from nenni_core.injection import Injection
+from nenni_core.mixing import mix, mix_bits
 from nenni_core.projection import draw_signs, projection_matrix, projection_rank, projection_scale
 from nenni_core.quantize import best_exponent, fixed_point
 from nenni_core.randomness import NoiseStream, make_generator
-from nenni_core.selection import select_essential
+from nenni_core.selection import select_essential, select_noise_bits
 
 MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
 
@@ -166,13 +167,16 @@ class NoisyLayer(nn.Module):
             raise InputError(
                 f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
             )
-        by_position = select_essential(
-            z_approx.movedim(self.channel_axis, -1), self.injection, self.threshold
-        )
-        mask = by_position.movedim(-1, self.channel_axis)
+        scores = z_approx.movedim(self.channel_axis, -1)
+        if z_approx.device.type == "cpu":
+            noise = select_noise_bits(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
+            if self.mask_observer is not None:
+                self.mask_observer(noise == 0)
+            return mix_bits(noise, self.precise(x), z_approx)
+        mask = select_essential(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
         if self.mask_observer is not None:
             self.mask_observer(mask)
-        return torch.where(mask, self.precise(x), z_approx)
+        return mix(mask, self.precise(x), z_approx)
 
     @contextmanager
     def as_dense(self) -> Iterator[None]:

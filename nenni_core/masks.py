@@ -33,9 +33,7 @@ def _require_injected(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def masks(
-    model: nn.Module, x: Float[Tensor, "batch channels height width"]
-) -> dict[str, Bool[Tensor, "batch *output"]]:
+def masks(model: nn.Module, x: Float[Tensor, "batch *input"]) -> dict[str, Bool[Tensor, "batch *output"]]:
     """The mask of every injected layer for the images `x` in [0, 1]; True where a neuron is essential.
 
     Keys are layer names in execution order; a convolution's mask is (batch, channels, height, width).
@@ -55,9 +53,7 @@ def masks(
 
 
 @torch.no_grad()
-def mask_densities(
-    model: nn.Module, data: Iterable[Float[Tensor, "batch channels height width"]]
-) -> dict[str, float]:
+def mask_densities(model: nn.Module, data: Iterable[Float[Tensor, "_ ..."]]) -> dict[str, float]:
     """Measured share of essential outputs of each injected layer over all images of `data`.
 
     Raises:

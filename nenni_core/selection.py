@@ -1,44 +1,103 @@
 """Which neurons are essential (paper section 3.2, and 3.5 for N:M patterns).
 
-All masks are True where a neuron is essential, that is, kept precise. Equal scores are told apart by
-their index: the lower one wins. Indices run over channels first, then columns, then rows: the order in
-which hardware that streams positions sees them, and the memory order of channels-last tensors.
+Scores are given channels last. Masks are True where a neuron is essential, that is, kept precise. Equal
+scores are told apart by their index: the lower one wins. Indices run over channels first, then columns,
+then rows: the order in which hardware that streams positions sees them.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from nenni_core.injection import Injection, Pattern
 
-PAIRWISE_GROUP_LIMIT = 16
-"""Groups up to this size are ranked by comparing all pairs, which needs M(M-1)/2 vector operations."""
+NETWORK_LIMIT = 16
+"""Rows up to this length are ordered by a sorting network, whose comparisons run over all rows at once."""
 
-_CHUNKS = 8  # more than the usual number of cores, so that a slow thread does not hold up the rest
+_MAGNITUDE_BITS = {torch.float32: (torch.int32, 0x7FFFFFFF), torch.bfloat16: (torch.int16, 0x7FFF)}
+
+
+def select_essential(
+    z_approx: Float[Tensor, "batch *position channels"],
+    injection: Injection,
+    threshold: Float[Tensor, ""] | None = None,
+) -> Bool[Tensor, "batch *position channels"]:
+    """The mask of a layer: True where the precise output is kept.
+
+    Without a pattern, each sample keeps exactly `injection.kept(n * H * W)` outputs. With
+    `target="essential"` as many outputs are kept, but the smallest ones. `threshold` is read only with
+    `selection="threshold"`.
+    """
+    scores = z_approx.detach().float()
+    if injection.score == "magnitude":
+        scores = scores.abs()
+    invert = injection.target == "essential"
+    if injection.selection == "threshold":
+        assert threshold is not None, "the layer has checked that it is calibrated"
+        return scores <= threshold if invert else scores > threshold
+    if injection.pattern is not None:
+        pattern = Pattern.parse(injection.pattern)
+        by_position = scores.reshape(-1, scores.shape[-1])
+        if invert:
+            mask = ~largest_per_group(by_position, pattern.group, lambda size: size - pattern.kept(size))
+        else:
+            mask = largest_per_group(by_position, pattern.group, pattern.kept)
+    else:
+        by_sample = scores.reshape(len(scores), -1)
+        outputs = by_sample.shape[1]
+        kept = injection.kept(outputs)
+        mask = ~largest_per_row(by_sample, outputs - kept) if invert else largest_per_row(by_sample, kept)
+    return mask.reshape(scores.shape)
+
+
+def select_noise_bits(
+    z_approx: Float[Tensor, "batch *position channels"],
+    injection: Injection,
+    threshold: Float[Tensor, ""] | None = None,
+) -> Int[Tensor, "batch *position channels"]:
+    """`select_essential` for the CPU, as integers of the scores' width with all bits set where there is noise.
+
+    PyTorch's operations with boolean masks are not vectorised on the CPU; integer ones are. Floating-point
+    magnitudes are ordered like their bit patterns, and the sign bit of a difference is a comparison.
+    """
+    z_approx = z_approx.detach()
+    integer, magnitude = _MAGNITUDE_BITS.get(z_approx.dtype, (torch.int32, 0))
+    direct = injection.selection == "top_k" and injection.score == "magnitude"
+    if not (direct and magnitude):
+        return select_essential(z_approx, injection, threshold).to(integer).sub_(1)
+    keys = z_approx.view(integer) & magnitude
+    invert = injection.target == "essential"
+    kept_of: Callable[[int], int]
+    if injection.pattern is not None:
+        pattern = Pattern.parse(injection.pattern)
+        rows, group, kept_of = keys.reshape(-1, keys.shape[-1]), pattern.group, pattern.kept
+    else:
+        rows = keys.reshape(len(keys), -1)
+        group, kept_of = rows.shape[1], injection.kept
+
+    def noise(part: Tensor) -> Tensor:
+        size = part.shape[1]
+        kept = kept_of(size)
+        return (
+            _below_the_largest(part, size - kept).bitwise_not_() if invert else _below_the_largest(part, kept)
+        )
+
+    return _by_group(rows, group, noise).view(z_approx.shape)
 
 
 def largest_per_row(scores: Float[Tensor, "rows length"], keep: int) -> Bool[Tensor, "rows length"]:
     """Exactly the `keep` largest scores of each row; among equal ones the lower index wins."""
-    length = scores.shape[1]
-    if keep <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    if keep >= length:
-        return torch.ones_like(scores, dtype=torch.bool)
+    if keep <= 0 or keep >= scores.shape[1]:
+        return torch.full_like(scores, keep > 0, dtype=torch.bool)
     smallest_kept = _kth_largest(scores, keep)
-    if scores.device.type == "cpu":
-        mask = scores >= smallest_kept
-        surplus = mask.sum(dim=1) - keep
-        rows = surplus.nonzero().flatten()
-        if len(rows) > 0:
-            mask[rows] = _resolve_ties(scores[rows], smallest_kept[rows], keep)
-        return mask
-    return _resolve_ties(
-        scores, smallest_kept, keep
-    )  # looking whether there are ties would wait for the device
+    above = scores > smallest_kept
+    tied = scores == smallest_kept
+    return above | (tied & (tied.cumsum(dim=1) <= keep - above.sum(dim=1, keepdim=True)))
 
 
 def largest_per_group(
@@ -48,107 +107,86 @@ def largest_per_group(
 
     A last, shorter group of s channels keeps `keep(s)`.
     """
-    rows, channels = scores.shape
+    return _by_group(scores, group, lambda part: largest_per_row(part, keep(part.shape[1])))
+
+
+def _by_group(
+    values: Shaped[Tensor, "rows channels"], group: int, function: Callable[[Tensor], Tensor]
+) -> Shaped[Tensor, "rows channels"]:
+    """`function` of the groups as rows of their own; a last, shorter group comes by itself."""
+    rows, channels = values.shape
     whole = channels - channels % group
     parts = []
     if whole:
-        parts.append(_largest_of_few(scores[:, :whole].reshape(-1, group), keep(group)).reshape(rows, whole))
+        parts.append(function(values[:, :whole].reshape(-1, group)).reshape(rows, whole))
     if whole < channels:
-        parts.append(_largest_of_few(scores[:, whole:], keep(channels - whole)))
+        parts.append(function(values[:, whole:]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def select_essential(
-    z_approx: Float[Tensor, "batch *position channels"],
-    injection: Injection,
-    threshold: Float[Tensor, ""] | None = None,
-) -> Bool[Tensor, "batch *position channels"]:
-    """The mask of a layer, channels last: True where the precise output is kept.
+def _kth_largest(values: Shaped[Tensor, "rows length"], k: int) -> Shaped[Tensor, "rows 1"]:
+    length = values.shape[1]
+    if length <= NETWORK_LIMIT:
+        columns = [values[:, i].contiguous() for i in range(length)]
+        for low, high in sorting_network(length):
+            larger, smaller = (
+                torch.maximum(columns[low], columns[high]),
+                torch.minimum(columns[low], columns[high]),
+            )
+            columns[low], columns[high] = larger, smaller
+        return columns[k - 1].unsqueeze(1)
+    if values.device.type == "cpu":
+        return _partitioned(values.clone().numpy(), length - k)
+    return values.kthvalue(length - k + 1, dim=1, keepdim=True).values
 
-    Without a pattern, each sample keeps exactly `injection.kept(n * H * W)` outputs. With
-    `target="essential"` as many outputs are kept, but the smallest ones. `threshold` is read only with
-    `selection="threshold"`.
+
+def _partitioned(rows: np.ndarray, position: int) -> Shaped[Tensor, "rows 1"]:
+    """The value at `position` of each row in ascending order; reorders `rows`.
+
+    NumPy's introselect is several times faster than `torch.kthvalue`, and in place it does not hold the
+    interpreter lock, so that the cores share the rows.
     """
-    with torch.no_grad():
-        scores = z_approx.detach()
-        if injection.score == "magnitude":
-            scores = scores.abs()
-        if scores.dtype != torch.float32:
-            scores = scores.float()
-        invert = injection.target == "essential"
-        if injection.selection == "threshold":
-            assert threshold is not None, "the layer has checked that it is calibrated"
-            mask = scores <= threshold if invert else scores > threshold
-        elif injection.pattern is not None:
-            pattern = Pattern.parse(injection.pattern)
-            by_position = scores.reshape(-1, scores.shape[-1])
-            if invert:
-                mask = ~largest_per_group(by_position, pattern.group, lambda size: size - pattern.kept(size))
-            else:
-                mask = largest_per_group(by_position, pattern.group, pattern.kept)
-        else:
-            by_sample = scores.reshape(scores.shape[0], -1)
-            outputs = by_sample.shape[1]
-            kept = injection.kept(outputs)
-            mask = ~largest_per_row(by_sample, outputs - kept) if invert else largest_per_row(by_sample, kept)
-        return mask.reshape(scores.shape)
-
-
-def _kth_largest(scores: Float[Tensor, "rows length"], k: int) -> Float[Tensor, "rows 1"]:
-    """The k-th largest score of each row.
-
-    On the CPU by NumPy's introselect, which is several times faster than `torch.kthvalue` and does not
-    hold the interpreter lock, so that chunks of rows run side by side.
-    """
-    length = scores.shape[1]
-    if scores.device.type != "cpu":
-        return scores.kthvalue(length - k + 1, dim=1, keepdim=True).values
-    values = scores.numpy()
-
-    def chunk_kth(rows: np.ndarray) -> np.ndarray:
-        return np.partition(rows, length - k, axis=1)[:, length - k]
-
-    workers = min(torch.get_num_threads(), len(values))
-    if workers > 1 and values.size > 1 << 16:
-        kth = np.concatenate(
-            list(_pool(workers).map(chunk_kth, np.array_split(values, min(_CHUNKS, len(values)))))
-        )
+    workers = min(torch.get_num_threads(), len(rows))
+    if workers > 1 and rows.size > 1 << 16:
+        list(_pool(workers).map(lambda part: part.partition(position, axis=1), np.array_split(rows, workers)))
     else:
-        kth = chunk_kth(values)
-    return torch.from_numpy(kth).unsqueeze(1)
+        rows.partition(position, axis=1)
+    return torch.from_numpy(rows[:, position, None].copy())
 
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-
-
+@cache
 def _pool(workers: int) -> ThreadPoolExecutor:
-    if workers not in _pools:
-        _pools[workers] = ThreadPoolExecutor(workers, thread_name_prefix="nenni-selection")
-    return _pools[workers]
+    return ThreadPoolExecutor(workers, thread_name_prefix="nenni-selection")
 
 
-def _resolve_ties(
-    scores: Float[Tensor, "rows length"], smallest_kept: Float[Tensor, "rows 1"], keep: int
-) -> Bool[Tensor, "rows length"]:
-    above = scores > smallest_kept
-    tied = scores == smallest_kept
-    wanted = keep - above.sum(dim=1, keepdim=True)
-    return above | (tied & (tied.cumsum(dim=1) <= wanted))
+@cache
+def sorting_network(length: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of positions to compare and exchange, in order, that sort any `length` values (Batcher 1968)."""
+    pairs = []
+    stride = 1
+    while stride < length:
+        step = stride
+        while step >= 1:
+            for start in range(step % stride, length - step, 2 * step):
+                for i in range(start, min(start + step, length - step)):
+                    if i // (2 * stride) == (i + step) // (2 * stride):
+                        pairs.append((i, i + step))
+            step //= 2
+        stride *= 2
+    return tuple(pairs)
 
 
-def _largest_of_few(groups: Float[Tensor, "groups size"], keep: int) -> Bool[Tensor, "groups size"]:
-    size = groups.shape[1]
-    if keep <= 0 or keep >= size or size > PAIRWISE_GROUP_LIMIT:
-        return largest_per_row(groups, keep)
-    columns = groups.t().contiguous()
-    # rank[i] counts the members before i in descending order; an earlier member wins a tie.
-    rank = [
-        torch.full(columns.shape[1:], size - 1 - i, dtype=torch.int8, device=groups.device)
-        for i in range(size)
-    ]
-    for later in range(size):
-        for earlier in range(later):
-            wins = (columns[earlier] >= columns[later]).view(torch.int8)
-            rank[later] += wins
-            rank[earlier] -= wins
-    return (torch.stack(rank) < keep).t().contiguous()
+def _below_the_largest(keys: Int[Tensor, "rows length"], keep: int) -> Int[Tensor, "rows length"]:
+    """-1 for all but the `keep` largest non-negative keys of each row, 0 for those; overwrites `keys`."""
+    length = keys.shape[1]
+    if keep <= 0 or keep >= length:
+        return torch.full_like(keys, 0 if keep > 0 else -1)
+    difference = keys.sub_(_kth_largest(keys, keep))
+    bits = difference >> (torch.iinfo(keys.dtype).bits - 1)
+    beyond = bits.sum(dim=1, dtype=torch.int32) + (length - keep)  # ties that are kept but should not be
+    rows = beyond.nonzero().flatten()
+    if len(rows) > 0:
+        tied = difference[rows] == 0
+        last = tied.sum(dim=1, keepdim=True) - beyond[rows].unsqueeze(1)
+        bits[rows] -= (tied & (tied.cumsum(dim=1) > last)).to(bits.dtype)
+    return bits

@@ -1,0 +1,178 @@
+"""Distillation against linear algebra done another way."""
+
+import pytest
+import torch
+from torch import nn
+
+from nenni_core import (
+    InputError,
+    TrainingDiverged,
+    calibrate,
+    distill,
+    inject,
+    injected_layers,
+    mask_densities,
+)
+from nenni_core.injection import Injection
+
+
+def small_network(groups: int = 1) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 6, 3, stride=2, groups=groups),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.LazyLinear(4),
+        ).eval()
+
+
+def batches(count: int = 3, size: int = 12) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(size, 3, 9, 9, generator=generator) for _ in range(count)]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    model = small_network()
+    model(batches()[0])
+    return model
+
+
+def regression_table(
+    network: nn.Module, layer: nn.Module, position: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(P x with a column of ones, z) over all data and positions, for ordinary least squares."""
+    rows, targets = [], []
+    for x in batches():
+        x = network[:position](x)
+        rows.append(layer.projected(x).movedim(1, -1).flatten(0, 2))
+        targets.append(network[position](x).movedim(1, -1).flatten(0, 2))
+    y = torch.cat(rows).double()
+    return torch.cat([y, torch.ones(len(y), 1)], dim=1), torch.cat(targets).double()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", [0, 3])
+def test_least_squares_is_the_ordinary_least_squares_solution(network: nn.Module, position: int) -> None:
+    noisy = inject(network, Injection())
+    quality = {q.name: q for q in distill(noisy, batches(), ridge=0.0)}
+    layer = injected_layers(noisy)[str(position)]
+    table, target = regression_table(network, layer, position)
+    solution = torch.linalg.lstsq(table, target).solution
+    assert torch.allclose(layer.approx_weight[0].double(), solution[:-1].T, atol=1e-3)
+    assert torch.allclose(layer.approx_bias[0].double(), solution[-1], atol=1e-3)
+    residual = (table @ solution - target).square().sum() / (target - target.mean(0)).square().sum()
+    assert quality[str(position)].nmse == pytest.approx(residual.item(), rel=1e-3)
+    weight, bias = layer.rounded_parameters(0)
+    rounded = (table @ torch.cat([weight.T, bias[None]]).double() - target).square().sum()
+    assert quality[str(position)].nmse_quantized == pytest.approx(
+        (rounded / (target - target.mean(0)).square().sum()).item(), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_least_squares_beats_or_equals_sgd_on_the_same_data(groups: int) -> None:
+    network = small_network(groups)
+    network(batches()[0])
+    closed = distill(inject(network, Injection()), batches())
+    descended = distill(inject(network, Injection()), batches(), solver="sgd", epochs=60)
+    start = distill(inject(network, Injection()), batches(), solver="sgd", epochs=0)
+    for best, sgd, untrained in zip(closed, descended, start, strict=True):
+        assert best.nmse <= sgd.nmse + 1e-6
+        assert sgd.nmse < untrained.nmse  # SGD does learn ...
+        assert sgd.nmse < best.nmse + 0.25 * (untrained.nmse - best.nmse)  # ... most of what there is
+
+
+def test_a_projection_without_loss_is_learned_exactly(network: nn.Module) -> None:
+    """With k = 3d the projected input determines the input, so that the optimum reproduces the layer."""
+    noisy = inject(network, Injection(projection_ratio=1.0, bits=16))
+    first = distill(noisy, batches(), ridge=1e-12)[0]
+    signs = injected_layers(noisy)["0"].signs[0, 0].double()
+    assert torch.linalg.matrix_rank(signs) == signs.shape[1]
+    assert first.nmse < 1e-6
+    assert first.top_k_recall > 0.95
+
+
+def test_more_rank_never_fits_worse(network: nn.Module) -> None:
+    errors = [
+        distill(inject(network, Injection(projection_ratio=share)), batches())[1].nmse
+        for share in (0.1, 0.4, 0.9)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_rounding_costs_and_wider_numbers_cost_less(network: nn.Module) -> None:
+    for narrow, wide in zip(
+        *(distill(inject(network, Injection(bits=bits)), batches()) for bits in (4, 8)), strict=True
+    ):
+        assert narrow.nmse == pytest.approx(wide.nmse)
+        assert narrow.nmse_quantized > wide.nmse_quantized >= wide.nmse - 1e-9
+
+
+def test_distillation_selects_better_than_the_random_estimate(network: nn.Module) -> None:
+    def recall(model: nn.Module, epochs: int) -> list[float]:
+        return [q.top_k_recall for q in distill(model, batches(), solver="sgd", epochs=epochs)]
+
+    untrained = recall(inject(network, Injection(ratio=0.8)), 0)
+    learned = [q.top_k_recall for q in distill(inject(network, Injection(ratio=0.8)), batches())]
+    assert all(a > b for a, b in zip(learned, untrained, strict=True))
+
+
+@pytest.mark.parametrize("fields", [{"randomize": "bank", "bank_size": 3}, {"quantize_projected": True}])
+@pytest.mark.parametrize("solver", ["least_squares", "sgd"])
+def test_banks_and_rounded_projections_are_distilled_too(
+    network: nn.Module, fields: dict, solver: str
+) -> None:
+    before = distill(inject(network, Injection(**fields)), batches(), solver="sgd", epochs=0)
+    noisy = inject(network, Injection(**fields))
+    after = distill(noisy, batches(), solver=solver, epochs=30)
+    assert all(a.nmse < b.nmse for a, b in zip(after, before, strict=True))
+    assert all(layer.is_quantized for layer in injected_layers(noisy).values())
+
+
+def test_distillation_is_reproducible_and_keeps_the_dense_weights_and_modes(network: nn.Module) -> None:
+    network.train()
+    statistics = {name: value.clone() for name, value in network.state_dict().items()}
+    states = []
+    for _ in range(2):
+        noisy = inject(network, Injection())
+        distill(noisy, batches(), solver="sgd", epochs=3)
+        assert all(module.training for module in noisy.modules())
+        states.append(noisy.state_dict())
+    assert all(
+        torch.equal(states[0][name], states[1][name]) or states[0][name].isnan().all() for name in states[0]
+    )
+    assert all(torch.equal(states[0][name], value) for name, value in statistics.items())
+
+
+@pytest.mark.parametrize(
+    ("target", "score"),
+    [("non_essential", "magnitude"), ("non_essential", "signed"), ("essential", "magnitude")],
+)
+def test_calibrated_thresholds_hold_the_mean_ratio_on_the_data(
+    network: nn.Module, target: str, score: str
+) -> None:
+    noisy = inject(network, Injection(ratio=0.7, selection="threshold", target=target, score=score))
+    distill(noisy, batches())
+    calibrate(noisy, batches())
+    # the first layer sees the same inputs when the mask is measured; later ones see other noise upstream
+    assert mask_densities(noisy, batches())["0"] == pytest.approx(0.3, abs=0.002)
+    assert mask_densities(noisy, batches())["3"] == pytest.approx(0.3, abs=0.03)
+
+
+def test_errors_say_what_to_do(network: nn.Module) -> None:
+    noisy = inject(network, Injection())
+    with pytest.raises(InputError, match="no injected layers to distil; call inject first"):
+        distill(network, batches())
+    with pytest.raises(InputError, match="at least one batch of images to distil on"):
+        distill(noisy, [])
+    with pytest.raises(InputError, match="at least one batch of images to calibrate on"):
+        calibrate(noisy, [])
+    with pytest.raises(InputError, match="keeps a pattern, which has no threshold"):
+        calibrate(inject(network, Injection(ratio=None, pattern="1:2")), batches())
+    with pytest.raises(TrainingDiverged, match="diverged at learning rate 1e\\+06; lower it"):
+        distill(noisy, batches(), solver="sgd", epochs=60, learning_rate=1e6)

@@ -6,7 +6,7 @@ Madry et al. 2018, "Towards deep learning models resistant to adversarial attack
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ Images = Float[Tensor, "batch channels height width"]
 Loss = Callable[[Float[Tensor, "batch classes"], Int[Tensor, "batch"]], Float[Tensor, ""]]
 
 
+@runtime_checkable
 class Norm(Protocol):
     """The three places in which the formula depends on the norm of the ball."""
 

@@ -60,7 +60,7 @@ def select_noise_bits(
     injection: Injection,
     threshold: Float[Tensor, ""] | None = None,
 ) -> Int[Tensor, "batch *position channels"]:
-    """`select_essential` for the CPU, as integers of the scores' width with all bits set where there is noise.
+    """`select_essential` for the CPU, as integers of the scores' width: all bits set means noise.
 
     PyTorch's operations with boolean masks are not vectorised on the CPU; integer ones are. Floating-point
     magnitudes are ordered like their bit patterns, and the sign bit of a difference is a comparison.

@@ -46,7 +46,7 @@ def test_expected_gram_matrix_is_the_identity() -> None:
 
 
 def test_inner_product_error_falls_as_one_over_the_rank() -> None:
-    """Theorem 1; for s = 3, whose entries have a Gaussian's fourth moment, Var = (|x|^2 |w|^2 + <x, w>^2) / k."""
+    """Theorem 1; with s = 3 entries have a Gaussian's fourth moment: Var = (|x|^2 |w|^2 + <x, w>^2) / k."""
     generator = torch.Generator().manual_seed(3)
     dimension = 64
     x, w = torch.randn(2, dimension, generator=generator, dtype=torch.float64)

@@ -54,7 +54,8 @@ def user_errors(model: type[BaseModel] | None = None, source: Path | None = None
     try:
         yield
     except ValidationError as error:
-        assert model is not None, "configuration is validated before anything else"
+        if model is None:
+            raise
         for line in describe(error, model):
             say(f"error: {source}: {line}" if source else f"error: {line}")
         raise typer.Exit(2) from None

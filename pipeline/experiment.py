@@ -43,7 +43,6 @@ class FineTuneSet(FineTuning):
     )
     objective: Annotated[tuple[Objective, ...], BeforeValidator(as_list)] = Field(
         default=("adversarial",),
-        min_length=1,
         description="fine-tuning losses; every variant is made with each",
     )
 
@@ -51,6 +50,8 @@ class FineTuneSet(FineTuning):
     def _one_rule(self) -> Self:
         if self.pattern and self.selection == "threshold":
             raise InputError("selection 'threshold' goes with ratios; patterns choose within groups")
+        if not self.objective:
+            raise InputError("objective: expected at least one of clean, adversarial")
         if not (self.dense or self.ratio or self.pattern):
             raise InputError("nothing to do: `dense` is false and neither `ratio` nor `pattern` has a value")
         return self

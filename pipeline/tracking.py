@@ -249,11 +249,8 @@ class _Session:
             profile=json.dumps({"images": about["images"], "image_shape": about["image_shape"]}),
         )
         context = "testing" if stage == "attack" else "training"
-        tags = [
-            InputTag("mlflow.data.context", context),
-            InputTag("sha256", plan.data_fingerprint),
-            InputTag("arrays", json.dumps(about["sha256"])),
-        ]
+        tags = [InputTag("mlflow.data.context", context), InputTag("sha256", plan.data_fingerprint)]
+        tags += [InputTag(f"sha256.{array}", digest) for array, digest in about["sha256"].items()]
         self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
     def _stop_monitor(self, key: str) -> None:
@@ -339,7 +336,7 @@ def _history_points(folder: Path, recorded: set[int]) -> list[tuple[str, float, 
     if (folder / TIMING).is_file():
         for name, value in read_json(folder / TIMING).items():
             if isinstance(value, list):
-                points += [(name, seconds, step) for step, seconds in enumerate(value)]
+                points += [(name, seconds, step) for step, seconds in enumerate(value, start=1)]  # epochs
             else:
                 points.append((name, value, 0))
     return points

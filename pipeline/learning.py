@@ -1,0 +1,85 @@
+"""The training loop as a stage runs it: recipe from the configuration, checkpoints, history files."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nenni_core.training import EpochRecord, Recipe, TrainingResult, train
+from pipeline.artifacts import Prepared
+from pipeline.config import FineTune, Pretrain, Training
+from pipeline.files import write_csv, write_json
+from pipeline.runtime import Runtime
+from pipeline.store import SCRATCH, TIMING
+
+HISTORY = "history.json"
+CURVE = "history.csv"
+COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_clean_accuracy",
+    "validation_robust_accuracy",
+)
+"""What is kept of an epoch: all but how long it took."""
+
+
+def recipe(config: Pretrain | FineTune) -> Recipe:
+    """The fields of the configuration that the training loop reads."""
+    shared = {name: getattr(config, name) for name in Training.model_fields}
+    return Recipe(**shared, objective=config.objective)
+
+
+def fit(
+    model: nn.Module, data: Prepared, config: Pretrain | FineTune, out: Path, *, seed: int, runtime: Runtime
+) -> TrainingResult:
+    """Train `model` in place and write `history.json`, `history.csv` and the seconds of each epoch.
+
+    Continues from the checkpoint of an interrupted process in `out`. Raises `TrainingDiverged`.
+    """
+
+    def on_epoch(record: EpochRecord) -> None:
+        values = record_values(record)
+        runtime.on_record(values, int(values.pop("epoch")))
+
+    result = train(
+        model,
+        data.train.images,
+        data.train.labels,
+        data.validation.images,
+        data.validation.labels,
+        recipe(config),
+        seed=seed,
+        # another kind of device begins anew: its checkpoints would not continue to the same bits
+        checkpoint_dir=out / SCRATCH / torch.device(runtime.device).type,
+        on_progress=runtime.progress,
+        on_epoch=on_epoch,
+    )
+    rows = history_rows(result)
+    write_json(out / HISTORY, rows)
+    write_csv(out / CURVE, COLUMNS, rows)
+    write_json(out / TIMING, {"seconds/epoch": [round(record.seconds, 3) for record in result.history]})
+    return result
+
+
+def history_rows(result: TrainingResult) -> list[dict[str, float]]:
+    """`record_values` of every epoch."""
+    return [record_values(record) for record in result.history]
+
+
+def record_values(record: EpochRecord) -> dict[str, float]:
+    """What an epoch did, without how long it took."""
+    return {name: getattr(record, name) for name in COLUMNS}
+
+
+def summary(result: TrainingResult) -> dict[str, float]:
+    """The last epoch's numbers, and those of the epoch that gave the best checkpoint."""
+    rows = history_rows(result)
+    best = rows[result.best_epoch - 1]
+    chosen = ("epoch", "validation_clean_accuracy", "validation_robust_accuracy")
+    return (
+        {f"best_{name}": best[name] for name in chosen}
+        | {f"last_{name}": rows[-1][name] for name in chosen[1:]}
+        | {"last_train_loss": rows[-1]["train_loss"], "last_train_accuracy": rows[-1]["train_accuracy"]}
+    )

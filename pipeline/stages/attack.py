@@ -1,0 +1,97 @@
+"""Stage `attack`: every attack of the protocol on one model, dense or a variant.
+
+Writes `records.parquet` (one row per test image), `results.json` (accuracies with 95% intervals, costs),
+`timing.json` (seconds, the only file that two equal runs may disagree in) and `examples.png`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars
+
+from nenni_core.attacks import AttackSpec
+from nenni_core.bitops import bitops
+from nenni_core.evaluation import evaluate
+from nenni_core.randomness import derive_seed
+from pipeline import figures
+from pipeline.artifacts import MODEL, load_model, load_prepared
+from pipeline.config import AttackRun
+from pipeline.files import read_json, write_json
+from pipeline.runtime import Runtime
+from pipeline.stages.finetune import BITOPS
+from pipeline.store import SCRATCH, TIMING
+
+RESULTS, RECORDS = "results.json", "records.parquet"
+
+
+def specifications(config: AttackRun) -> list[AttackSpec]:
+    """The attacks in the order of their names, so that the order in a file changes nothing."""
+    return [AttackSpec(name=name, **dict(attack)) for name, attack in sorted(config.attacks.items())]
+
+
+def run(
+    config: AttackRun, inputs: Mapping[str, Path], out: Path, *, seed: int, runtime: Runtime
+) -> dict[str, float]:
+    """Attack the test images; attacks that an interrupted process has finished are not run again.
+
+    All that is random is drawn from (`seed`, attack), so that models of one seed meet the same attacks.
+    """
+    data = load_prepared(inputs["prepare"])
+    # the choice of images depends on nothing but the data, so that all models and seeds share it
+    test = data.test.limited(config.images, 0)
+    if "finetune" in inputs:
+        model = load_model(inputs["finetune"], MODEL, device=runtime.device)
+        costs = read_json(inputs["finetune"] / BITOPS)
+    else:
+        model = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
+        dense = bitops(model, data.image_shape).dense
+        costs = {"dense": dense, "nominal": dense, "measured": dense}
+    evaluation = evaluate(
+        model,
+        test.images,
+        test.labels,
+        specifications(config),
+        num_classes=data.num_classes,
+        batch_size=config.batch_size,
+        seed=derive_seed(seed, "attack"),
+        on_progress=runtime.progress,
+        keep_examples=config.examples,
+        resume_dir=out / SCRATCH,
+    )
+    summary = evaluation.summary()
+    seconds = {
+        f"seconds/{name}": facts.pop("seconds")
+        for name, facts in _columns(summary).items()
+        if "seconds" in facts
+    }
+    write_json(
+        out / RESULTS, summary | {"bitops": {name: costs[name] for name in ("dense", "nominal", "measured")}}
+    )
+    write_json(out / TIMING, {name: round(value, 3) for name, value in seconds.items()})
+    polars.DataFrame(evaluation.records()).write_parquet(out / RECORDS)
+    if len(evaluation.examples.index):
+        figures.adversarial_examples(evaluation.examples, data.class_names, out / "examples.png")
+
+    metrics: dict[str, float] = {"images": float(len(test.labels))}
+    for name, facts in _columns(summary).items():
+        metrics[f"accuracy/{name}"] = facts["value"]
+        metrics[f"correct/{name}"] = float(facts["correct"])
+        if "forwards" in facts:
+            metrics[f"forwards/{name}"] = float(facts["forwards"])
+            metrics[f"backwards/{name}"] = float(facts["backwards"])
+            metrics[f"zero_gradients/{name}"] = float(facts["zero_gradients"])
+    for name in ("dense", "nominal", "measured"):
+        metrics[f"bitops_{name}"] = costs[name]
+    return metrics
+
+
+def _columns(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All columns of a summary: clean, worst case and every attack."""
+    return {name: summary[name] for name in summary if name != "attacks"} | summary["attacks"]
+
+
+if __name__ == "__main__":
+    from pipeline.stages.command import main
+
+    main("attack")

@@ -1,0 +1,144 @@
+"""The command line that all stages share: `python -m pipeline.stages.<stage> --params params.yaml`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nenni_core.progress import ProgressCallback
+from pipeline.command_line import (
+    Params,
+    StoreFolder,
+    choose_device,
+    configure_torch,
+    new_app,
+    progress_display,
+    say,
+    silence_telemetry,
+    user_errors,
+)
+from pipeline.experiment import STAGES, ExperimentSet, load_parameters
+from pipeline.exports import Folders, Result, export
+from pipeline.provenance import code_digest
+from pipeline.runner import Observer, Plan, Unobserved, ensure, plan
+from pipeline.runtime import RecordCallback, Runtime
+from pipeline.store import Entry, Store
+from pipeline.tracking import Tracker
+
+
+def main(stage: str) -> None:
+    """Run the command of one stage."""
+    silence_telemetry()
+    stage_app(stage)()
+
+
+def stage_app(stage: str) -> typer.Typer:
+    """The command line of one stage."""
+    app = new_app(
+        f"Compute the stage `{stage}` of every experiment in a parameter file, where it is missing."
+    )
+
+    @app.command()
+    def command(
+        params: Params = Path("params.yaml"),
+        outputs: Annotated[Path, typer.Option(help="Folder for entries.json.")] = Path("outputs"),
+        metrics: Annotated[Path, typer.Option(help="Folder for metrics that DVC compares.")] = Path(
+            "metrics"
+        ),
+        plots: Annotated[Path, typer.Option(help="Folder for curves that DVC plots.")] = Path("plots"),
+        store: StoreFolder = Path("store"),
+        device: Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")] = "auto",
+        threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+        tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
+        recompute: Annotated[
+            bool, typer.Option(help="Compute this stage again although it is stored.")
+        ] = False,
+    ) -> None:
+        with user_errors(ExperimentSet, params):
+            configure_torch(threads)
+            runtime = Runtime(device=choose_device(device), threads=threads)
+            run_set(
+                stage,
+                load_parameters(params),
+                store=Store(store, say),
+                folders=Folders(outputs, metrics, plots),
+                runtime=runtime,
+                tracked=tracking,
+                recompute=recompute,
+            )
+
+    return app
+
+
+def run_set(
+    stage: str,
+    parameters: ExperimentSet,
+    *,
+    store: Store,
+    folders: Folders,
+    runtime: Runtime,
+    tracked: bool,
+    recompute: bool = False,
+) -> list[Result]:
+    """Ensure `stage`, and all before it, for every experiment of a set, and write what DVC follows."""
+    plans = plan(parameters.experiments())
+    tracker = Tracker(parameters.tracking, plans, store=store, report=say) if tracked else None
+    observer = Narrator(tracker or Unobserved())
+    concerned = [planned for planned in plans if stage in planned.experiment.stages]
+    if recompute:
+        for key in {planned.keys[stage] for planned in concerned}:
+            with store.locked(stage, key):
+                store.discard(stage, key)
+    results = []
+    with progress_display() as progress:
+        for planned in concerned:
+            # earlier stages first: what is in the store is verified and appears in the tracking too
+            for name in planned.experiment.stages:
+                if STAGES.index(name) <= STAGES.index(stage):
+                    labelled = replace(
+                        runtime, progress=_labelled(progress, f"{name} {planned.subject(name)}")
+                    )
+                    entry = ensure(name, planned, store=store, runtime=labelled, observer=observer)
+            results.append(Result(planned.experiment, entry))
+    export(stage, results, folders)
+    if tracker is not None:
+        tracker.close()
+    return results
+
+
+def _labelled(progress: ProgressCallback, subject: str) -> ProgressCallback:
+    """`progress` that also says which stage of what is meant."""
+
+    def report(description: str, completed: int, total: int) -> None:
+        progress(f"{subject}: {description}", completed, total)
+
+    return report
+
+
+class Narrator:
+    """Says in one line what was computed and what was there; passes everything on to another observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._said: set[str] = set()
+
+    @contextmanager
+    def computing(self, stage: str, plan: Plan) -> Iterator[RecordCallback]:
+        """Pass on."""
+        with self._observer.computing(stage, plan) as on_record:
+            yield on_record
+
+    def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:
+        """Say it once per entry, then pass on."""
+        key = plan.keys[stage]
+        if key not in self._said:
+            self._said.add(key)
+            how = f"computed in {entry.manifest.seconds:.1f} s"
+            if cached:
+                older = entry.manifest.code != code_digest()
+                how = "already there" + (", by other code (--recompute computes it again)" if older else "")
+            say(f"{stage} {plan.subject(stage)} {key[:12]}: {how}")
+        self._observer.finished(stage, plan, entry, cached=cached)

@@ -1,0 +1,162 @@
+"""Parameter files: expansion into experiments, and one clear line per mistake."""
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from nenni_core.attacks import AttackSpec
+from nenni_core.distill import SOLVERS
+from nenni_core.injection import Injection
+from nenni_core.training import OBJECTIVES, Recipe
+from nenni_core.training.recipe import PRECISIONS, SCHEDULES
+from pipeline.config import AttackConfig, Distill, FineTune, Pretrain, Training
+from pipeline.experiment import ExperimentSet
+from pipeline.problems import describe
+
+
+def problems(content: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        ExperimentSet.model_validate(content)
+    return describe(caught.value, ExperimentSet)
+
+
+def test_lists_expand_to_complete_experiments(tiny: dict[str, Any]) -> None:
+    tiny["finetune"] |= {"ratio": [0.5, 0.9], "pattern": ["4:8"], "objective": ["clean", "adversarial"]}
+    experiments = ExperimentSet.model_validate(tiny).experiments()
+    assert [experiment.label for experiment in experiments] == [
+        "dense",
+        "ratio-0.5-clean",
+        "ratio-0.5-adversarial",
+        "ratio-0.9-clean",
+        "ratio-0.9-adversarial",
+        "pattern-4:8-clean",
+        "pattern-4:8-adversarial",
+    ]
+    assert experiments[0].finetune is None
+    assert experiments[0].stages == ("prepare", "pretrain", "attack")
+    for experiment in experiments[1:]:
+        assert experiment.finetune is not None
+        assert (experiment.finetune.ratio is None) != (experiment.finetune.pattern is None)
+        assert experiment.finetune.batch_size == 12
+        assert experiment.stages[-2:] == ("finetune", "attack")
+
+
+def test_one_value_stands_for_a_list_of_one(tiny: dict[str, Any]) -> None:
+    tiny["finetune"] |= {"ratio": 0.99, "pattern": None, "objective": "adversarial", "dense": False}
+    [experiment] = ExperimentSet.model_validate(tiny).experiments()
+    assert experiment.label == "ratio-0.99-adversarial"
+
+
+def test_repeated_values_make_one_experiment(tiny: dict[str, Any]) -> None:
+    tiny["finetune"] |= {"ratio": [0.9, 0.9, "9/10"], "pattern": ["4:8", "04:8"]}
+    labels = [e.label for e in ExperimentSet.model_validate(tiny).experiments()]
+    assert labels == ["dense", "ratio-0.9-clean", "pattern-4:8-clean"]
+
+
+def test_configuration_is_frozen(tiny: dict[str, Any]) -> None:
+    experiment = ExperimentSet.model_validate(tiny).experiments()[0]
+    with pytest.raises(ValidationError, match="frozen"):
+        experiment.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "expected"),
+    [
+        ("finetune", {"ratoi": 0.9}, "unknown key 'finetune.ratoi'; did you mean 'ratio'?"),
+        ("pretrain", {"epoch": 3}, "unknown key 'pretrain.epoch'; did you mean 'epochs'?"),
+        ("pretrain", {"model": "resnet81"}, "did you mean 'resnet18'?"),
+        ("prepare", {"dataset": "cifra10"}, "did you mean 'cifar10'?"),
+        ("finetune", {"objective": ["adversarail"]}, "did you mean 'adversarial'?"),
+        ("distill", {"solver": "least_square"}, "did you mean 'least_squares'?"),
+        (
+            "pretrain",
+            {"epochs": "ten"},
+            "pretrain.epochs: expected a number such as 0.1 or 8/255, found 'ten'",
+        ),
+        ("pretrain", {"epochs": 0}, "pretrain.epochs: expected greater than 0, found 0"),
+        ("pretrain", {"epochs": True}, "pretrain.epochs: expected a number, found true"),
+        ("pretrain", {"eps": "300/255"}, "pretrain.eps: expected less than or equal to 1"),
+        ("pretrain", {"flip": 3}, "pretrain.flip: expected"),
+        ("finetune", {"ratio": [0.9, 1.5]}, "finetune.ratio.1: expected less than or equal to 1, found 1.5"),
+        ("finetune", {"pattern": "8"}, "finetune.pattern.0: pattern '8' is not of the form"),
+        ("finetune", {"pattern": ["9:8"]}, "noise in 9 of 8"),
+        ("finetune", {"pattern": "1:2", "selection": "threshold"}, "finetune: selection 'threshold'"),
+        ("finetune", {"ratio": [], "dense": False}, "finetune: nothing to do"),
+        ("finetune", {"objective": []}, "finetune: objective: expected at least one"),
+        ("attack", {"attacks": {}}, "attack.attacks"),
+        ("attack", {"attacks": {"PGD-20": {"kind": "pgd"}}}, "'PGD-20' is not made of a-z, 0-9 and _"),
+        ("attack", {"attacks": {"clean": {"kind": "pgd"}}}, "'clean' is a column of its own"),
+        (
+            "attack",
+            {"attacks": {"pgd20": {"kind": "pdg"}}},
+            "attack.attacks.pgd20.kind: unknown attack 'pdg'; did you mean 'pgd'?",
+        ),
+        (
+            "attack",
+            {"attacks": {"pgd20": {"kind": "pgd", "step": 1}}},
+            "unknown key 'attack.attacks.pgd20.step'; did you mean 'steps'?",
+        ),
+        ("attack", {"attacks": {"pgd20": None}}, "attack.attacks.pgd20: expected a section"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    tiny: dict[str, Any], section: str, change: dict[str, Any], expected: str
+) -> None:
+    tiny[section] |= change
+    [line] = problems(tiny)
+    assert expected in line
+    assert "\n" not in line
+
+
+def test_every_problem_gets_its_line(tiny: dict[str, Any]) -> None:
+    del tiny["prepare"]["validation_images"]
+    tiny["distil"] = tiny.pop("distill")
+    tiny["seed"] = -1
+    lines = problems(tiny)
+    assert len(lines) == 4
+    assert any("missing key 'prepare.validation_images'" in line for line in lines)
+    assert any("unknown key 'distil'; did you mean 'distill'?" in line for line in lines)
+    assert any("missing key 'distill'" in line for line in lines)
+    assert any(line.startswith("seed: ") for line in lines)
+
+
+def choices_of(model: type[BaseModel], field: str) -> set[str]:
+    return set(get_args(model.model_fields[field].annotation))
+
+
+def test_sections_agree_with_the_records_that_they_fill() -> None:
+    """A field or a choice added in `nenni_core` must not be missing here."""
+    recipe = Recipe.__dataclass_fields__
+    assert set(recipe) == {*Training.model_fields, "objective"}
+    injection = Injection.__dataclass_fields__
+    decided_elsewhere = {"gradient", "seed"}
+    assert set(injection) - decided_elsewhere <= {*FineTune.model_fields, *Distill.model_fields}
+    assert set(AttackSpec.__dataclass_fields__) == {*AttackConfig.model_fields, "name"}
+    for ours, theirs, names in (
+        (FineTune, Injection, ("selection", "score", "target")),
+        (Distill, Injection, ("scale", "randomize")),
+        (AttackConfig, AttackSpec, ("gradient",)),
+    ):
+        for name in names:
+            choices = theirs.__dataclass_fields__[name].type
+            assert choices_of(ours, name) == set(get_args(choices)), name
+    assert choices_of(Pretrain, "schedule") == set(SCHEDULES)
+    assert choices_of(Pretrain, "precision") == set(PRECISIONS)
+    assert choices_of(Pretrain, "objective") == set(OBJECTIVES)
+    assert choices_of(Distill, "solver") == set(SOLVERS)
+
+
+def test_every_field_says_what_it_is() -> None:
+    def undescribed(model: Any, path: str) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if hasattr(inner, "model_fields"):
+                found += undescribed(inner, f"{path}.{name}")
+            elif not field.description:
+                found.append(f"{path}.{name}")
+        return found
+
+    assert undescribed(ExperimentSet, "") == []
+    assert undescribed(AttackConfig, "") == []

@@ -32,6 +32,12 @@ PAGE_COLOURS = {
         for place, (colour, _, _) in enumerate(figure.SERIES_STYLES, 1)
     },
 }
+# Settings that an attack has but does not read are not shown.
+UNUSED = {
+    "fgsm": {"step_size", "steps", "decay", "random_start"},
+    "pgd": {"decay"},
+    "mifgsm": {"random_start"},
+}
 FIELDS = ("kind", "eps", "step_size", "steps", "decay", "random_start", "gradient")
 
 
@@ -133,7 +139,10 @@ def _protocol(table: RobustnessTable) -> dict[str, Any]:
     lines = []
     for attack in attacks:
         settings = [protocol[attack] for protocol in protocols if attack in protocol]
-        values = [_distinct(one.get(field, "") for one in settings) for field in fields]
+        unused = UNUSED.get(settings[0].get("kind", ""), set())
+        values = [
+            "" if field in unused else _distinct(one.get(field, "") for one in settings) for field in fields
+        ]
         lines.append((names.column_name(attack), [_readable(value) for value in values]))
     return {"fields": [field.replace("_", " ") for field in fields], "attacks": lines}
 

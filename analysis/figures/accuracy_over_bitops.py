@@ -8,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import names
 from analysis.comparison import Share
@@ -41,12 +42,12 @@ METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None},
 }
 # Left end of the horizontal axis: the names of the series stand between it and zero.
-LEFT = -34
+LEFT = -38
 # Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
 # error bars can be told apart.
 SIDESTEP = 0.9
 PANEL = ("model", "dataset", "objective", *names.USUAL, "seed")
-WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 5.4, 2.9, 0.9  # inches
+WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
 def draw(table: RobustnessTable) -> Figure | None:
@@ -67,7 +68,7 @@ def draw(table: RobustnessTable) -> Figure | None:
     columns = ["clean", *(column for column in (blocked, straight) if column)]
     with rc_context(SETTINGS):
         height = len(panels) * PANEL_HEIGHT + FRAME_HEIGHT
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(hspace=0.05))
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         _frame(axes[0], [row for row in table.rows if row in noisy or row.is_dense], columns)

@@ -1,0 +1,218 @@
+"""The report: complete, self-contained, and nothing in it that is not in the runs."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from recorded_runs import DENSE, PROTOCOL, Recorded, Recorder, noise, read_back
+
+from analysis.notes import flags
+from analysis.report import inline_svg, render, seconds
+from analysis.runs import stage_runs
+from analysis.tables.robustness import build_table
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+LOADING = ("src", "srcset", "href", "xlink:href", "action", "data", "poster")
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects what the page would load, its text and its table cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        given = dict(attrs)
+        self.loads += [str(given[name]) for name in LOADING if name in given]
+        self.ids += [str(given["id"])] if "id" in given else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at line {self.getpos()[0]} closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(found: Recorded) -> str:
+    table = build_table(found.runs)
+    return render(
+        table,
+        parent=found.parent,
+        attack_runs=found.runs,
+        all_runs=stage_runs(found.parent, stage=None),
+        flags=flags(table, found.runs, found.parent),
+    )
+
+
+@pytest.fixture(scope="module")
+def html(demo: Recorded) -> str:
+    return page_of(demo)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_loads_nothing(html: str, page: Page) -> None:
+    # within the figure there are references to its own parts
+    assert all(target.startswith("#") and target[1:] in page.ids for target in page.loads)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "img"}
+    assert not re.search(r"@import|@font-face|url\((?!#)", html)
+    # what remains of addresses are names of XML vocabularies
+    assert set(re.findall(r"https?://[^\"\s<]+", html)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+
+
+def test_the_page_fits_screens_paper_and_dark_rooms(html: str) -> None:
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+    assert 'name="viewport"' in html
+    assert "color-scheme: light dark" in html
+
+
+def test_the_figure_has_the_colours_of_the_page(html: str) -> None:
+    figure = html[html.index("<svg") : html.index("</svg>")]
+    assert "var(--series-1)" in figure
+    assert not re.search(r"(?:fill|stroke): #", figure)
+    assert not re.search(r"<svg[^>]*(width|height)=", figure)
+    assert 'viewBox="0 0 ' in figure
+
+
+def test_words_come_before_numbers_and_origin(page: Page) -> None:
+    order = [
+        "networks with noise cost",
+        "Accuracy and cost",
+        "Accuracy over BitOPs",
+        "Protocol",
+        "Where the numbers",
+    ]
+    places = [page.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert (
+        "At ratio 0.9 the network costs 17.4% of the dense BitOPs (18.0% with the measured masks)."
+        in page.text
+    )
+    # 140 against 100 of 200 with blocked, 70 against 100 with straight-through gradients
+    assert "rises by 20.0 points" in page.text
+    assert "falls by 15.0 points" in page.text
+
+
+def test_numbers_intervals_and_origin_are_there(page: Page, demo: Recorded) -> None:
+    # 110 of 200, see test_comparison
+    assert "55.0 48.1 to 61.7" in page.text
+    for run in demo.ids.values():
+        assert run[:10] in page.text
+    for words in (
+        "8/255",
+        "straight through",
+        "cccccccccc",
+        "200 test images",
+        "seed 0",
+        "2.5 s",
+        demo.parent.run_id,
+    ):
+        assert words in page.text
+    assert "pretrain" in page.text
+
+
+def test_the_same_runs_give_the_same_page(html: str, demo: Recorded) -> None:
+    assert page_of(demo) == html
+
+
+def test_clear_changes_are_marked(html: str) -> None:
+    row = re.search(r"Ratio 0\.9, clean</th>(.*?)</tr>", html, re.DOTALL)
+    assert row is not None
+    cells = re.findall(r"<td data-heading=\"([^\"]+)\">(.*?)</td>", row[1], re.DOTALL)
+    marks = {heading: re.findall(r'class="(up|down)"', cell) for heading, cell in cells}
+    assert marks["PGD-20"] == ["up"]
+    assert marks["PGD-20, straight-through"] == ["down"]
+    assert marks["Clean"] == []
+
+
+def test_doubts_and_gaps_are_said(recorder: Recorder) -> None:
+    parent = recorder.parent("doubtful")
+    recorder.attack(parent, DENSE | {"git_dirty": "true"}, {"clean": 150, "pgd20": 90})
+    recorder.attack(parent, noise(ratio="0.9") | {"git_commit": "d" * 40}, {"clean": 140})
+    text = page_of(read_back(recorder, "doubtful", {}))
+    page = Page(text)
+    assert page.open == []
+    assert "Caution" in page.text
+    assert "different commits of the code" in page.text
+    assert "cccccccccc + changes" in page.text
+    assert "Ratio 0.9, clean, PGD-20: dvc repro computes it" in page.text
+    assert "<code>dvc repro</code>" in text
+
+
+def test_a_table_without_noise_has_no_figure(recorder: Recorder) -> None:
+    recorder.attack(recorder.parent("plain"), DENSE, {"clean": 150})
+    page = Page(page_of(read_back(recorder, "plain", {})))
+    assert "svg" not in page.tags
+    assert "No network with noise has a result yet." in page.text
+
+
+def test_tracked_text_cannot_become_markup(recorder: Recorder) -> None:
+    tags = noise(ratio="0.9") | {"objective": "<b>`x`"}
+    recorder.attack(recorder.parent("markup"), tags, {"clean": 1})
+    text = page_of(read_back(recorder, "markup", {}))
+    assert "<b>" not in text
+    assert "Ratio 0.9, &lt;b&gt;" in text
+
+
+def test_zero_gradients_are_shares_of_what_was_asked(recorder: Recorder) -> None:
+    metrics = {"zero_gradients/pgd20": 30.0, "backwards/pgd20": 4000.0}
+    recorder.attack(recorder.parent("zero"), DENSE, {"clean": 150, "pgd20": 90}, metrics=metrics)
+    assert "exactly zero" in (text := Page(page_of(read_back(recorder, "zero", {}))).text)
+    assert "Dense teacher 0.8%" in text  # 30 of 4000, rounded
+
+
+def test_settings_that_an_attack_does_not_read_are_not_shown(recorder: Recorder) -> None:
+    params = {"attacks.fgsm.kind": "fgsm", "attacks.fgsm.steps": "777", "attacks.fgsm.eps": "32/255"}
+    recorder.attack(recorder.parent("settings"), DENSE, {"clean": 1, "fgsm": 1}, params=PROTOCOL | params)
+    text = Page(page_of(read_back(recorder, "settings", {}))).text
+    assert "777" not in text
+    assert "32/255" in text
+
+
+def test_an_svg_file_becomes_an_element() -> None:
+    opening = '<svg width="3pt" height="4pt" viewBox="0 0 3 4" version="1.1">'
+    element = inline_svg(f'<?xml version="1.0"?>\n{opening}<g style="fill: #ffffff"/></svg>')
+    assert element == (
+        '<svg viewBox="0 0 3 4" role="img" aria-labelledby="figure-caption">'
+        '<g style="fill: var(--paper)"/></svg>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (8.24, "8.2 s"), (99.9, "99.9 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
+)
+def test_durations(value: float | None, text: str) -> None:
+    assert seconds(value) == text

@@ -26,7 +26,7 @@ app = new_app("Write the table, the figure and the report of a tracked experimen
 
 
 @app.command()
-def command(
+def analyse(
     params: Params = Path("params.yaml"),
     tracking_uri: Annotated[
         str | None,
@@ -53,6 +53,7 @@ def command(
             tracking_uri or default_tracking_uri(Path.cwd()),
             experiment or wanted.experiment,
             run,
+            command=wanted.command,
             experiment_key=wanted.key if experiment in (None, wanted.experiment) else None,
         )
         runs = stage_runs(parent, stage=None)
@@ -67,16 +68,21 @@ def command(
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(
-        to_markdown(table, title=report.title(table), flags=doubts), encoding="utf-8"
+        to_markdown(table, title=report.title(table), flags=doubts, command=parent.command), encoding="utf-8"
     )
     table.to_polars().write_csv(out / "table.csv")
     page = report.render(table, parent=parent, attack_runs=attack_runs, all_runs=runs, flags=doubts)
     (out / "report.html").write_text(page, encoding="utf-8")
     figures = accuracy_over_bitops.save(table, out / "figures")
-    show(table, doubts, [out / "report.html", out / "table.md", out / "table.csv", *figures])
+    show(
+        table,
+        doubts,
+        [out / "report.html", out / "table.md", out / "table.csv", *figures],
+        command=parent.command,
+    )
 
 
-def show(table: RobustnessTable, doubts: list[str], files: list[Path]) -> None:
+def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, command: str) -> None:
     """Print the table, what to know before reading it, and where everything is."""
     console = Console(soft_wrap=False)
     if not console.is_terminal:
@@ -91,10 +97,9 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path]) -> None:
     console.print(Text(summarise(table).headline))
     for doubt in doubts:
         console.print(Text(f"note: {doubt}", style="yellow"))
-    lacking = missing_cells(table)
-    for command_text in dict.fromkeys(command_text for _, _, command_text in lacking):
-        count = sum(command_text == one for _, _, one in lacking)
-        console.print(Text(f"{count} missing numbers: `{command_text}` computes them", style="yellow"))
+    lacking = missing_cells(table, command)
+    if lacking:
+        console.print(Text(f"{len(lacking)} missing numbers: `{command}` computes them", style="yellow"))
     console.print()
     for name, path in zip(("report", "table", "numbers", *["figure"] * len(files)), files, strict=False):
         console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)

@@ -1,10 +1,12 @@
 """What the parameter file asks for, to be compared with what is tracked."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.runs import COMMAND
 from nenni_core.errors import InputError
 
 
@@ -18,6 +20,7 @@ class CurrentSet:
     """
 
     experiment: str
+    command: str  # computes and tracks the set
     key: str | None
     networks: tuple[Mapping[str, Any], ...]
     attacks: tuple[str, ...]
@@ -59,7 +62,14 @@ def read_current_set(params: Path) -> CurrentSet:
         networks.append(network)
     return CurrentSet(
         experiment=parameters.tracking.experiment,
+        command=_command(params),
         key=key,
         networks=tuple(networks),
         attacks=tuple(parameters.attack.attacks),
     )
+
+
+def _command(params: Path) -> str:
+    """What runs the pipeline of a parameter file: its folder has the `dvc.yaml`."""
+    folder = Path(os.path.relpath(params.resolve().parent))
+    return COMMAND if folder == Path() else f"{COMMAND} {folder / 'dvc.yaml'}"

@@ -33,9 +33,8 @@ def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[st
     return [flag for flag in found if flag]
 
 
-def missing_cells(table: RobustnessTable) -> list[tuple[str, str, str]]:
-    """(row label, heading of the column, command that computes it) of every cell without a number."""
-    command = "dvc repro"
+def missing_cells(table: RobustnessTable, command: str) -> list[tuple[str, str, str]]:
+    """(row label, heading of the column, `command`) of every cell without a number."""
     return [(row.label, names.column_name(column), command) for row, column in table.missing]
 
 
@@ -141,7 +140,8 @@ def _newer(parent: Parent) -> str:
     if parent.other_than_wanted:
         return (
             "These are not the numbers of the parameter file as it stands: none of its attacks has finished. "
-            f"Shown is the newest set that has results, {parent.name!r}; `dvc repro` computes the other."
+            f"Shown is the newest set that has results, {parent.name!r}; "
+            f"`{parent.command}` computes the other."
         )
     if not parent.newer_without_results:
         return ""

@@ -71,7 +71,7 @@ def render(
         headings=headings(table),
         caption=caption(table),
         rows=[_table_row(table, row) for row in table.rows],
-        missing=missing_cells(table),
+        missing=missing_cells(table, parent.command),
         figure=None if drawn is None else inline_svg(figure.render(drawn, "svg").decode()),
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),

@@ -16,6 +16,7 @@ import polars as pl
 from nenni_core.errors import InputError
 
 FINISHED = "FINISHED"
+COMMAND = "dvc repro"
 
 # Every column that a frame of runs has, whatever was tracked; the meaning of each is beside it.
 COLUMNS: dict[str, tuple[pl.DataType, str]] = {
@@ -64,6 +65,7 @@ class Parent:
     experiment: str
     tracking_uri: str
     tags: dict[str, str]
+    command: str  # computes and tracks what is missing
     newer_without_results: tuple[str, ...] = ()  # parent runs started later that have no attack result yet
     other_than_wanted: bool = False  # whether it stands in for another set, which has no attack result yet
 
@@ -74,21 +76,26 @@ def default_tracking_uri(root: Path) -> str:
 
 
 def find_parent(
-    tracking_uri: str, experiment: str, run: str | None = None, *, experiment_key: str | None = None
+    tracking_uri: str,
+    experiment: str,
+    run: str | None = None,
+    *,
+    experiment_key: str | None = None,
+    command: str = COMMAND,
 ) -> Parent:
     """The parent run that `run` names (its id, or the start of it), else the newest one with attack results.
 
     `experiment_key` identifies a set of experiments: its parent run goes before newer ones if it has attack
-    results, because a set that is run again keeps the parent run that it had.
-    A newer parent run without a finished attack run (under way, or failed before) is passed over and listed
-    in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for an id that
-    does not fit and where MLflow fails.
+    results, because a set that is run again keeps the parent run that it had. `command` is what messages
+    recommend. A newer parent run without a finished attack run (under way, or failed before) is passed over
+    and listed in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for
+    an id that does not fit and where MLflow fails.
     """
-    client = _client(tracking_uri)
+    client = _client(tracking_uri, command)
     found = _ask(tracking_uri, client.get_experiment_by_name, experiment)
     if found is None:
         raise NothingTrackedError(
-            f"no MLflow experiment {experiment!r} in {tracking_uri}; `dvc repro` runs it and tracks it"
+            f"no MLflow experiment {experiment!r} in {tracking_uri}; `{command}` runs it and tracks it"
         )
     parents = list(
         _search(
@@ -100,12 +107,12 @@ def find_parent(
         )
     )
     if run is not None:
-        return _named_parent(client, tracking_uri, experiment, parents, run)
+        return _named_parent(tracking_uri, experiment, parents, run, command)
     condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
     for candidate in parents:
         wanted = experiment_key is not None and candidate.data.tags.get("experiment_key") == experiment_key
         if wanted and _has_child(tracking_uri, client, candidate, condition):
-            return _parent(candidate, experiment, tracking_uri)
+            return _parent(candidate, experiment, tracking_uri, command=command)
     passed_over: list[str] = []
     for candidate in parents:
         if _has_child(tracking_uri, client, candidate, condition):
@@ -113,13 +120,14 @@ def find_parent(
                 candidate,
                 experiment,
                 tracking_uri,
+                command=command,
                 newer_without_results=tuple(passed_over),
                 other_than_wanted=experiment_key is not None,
             )
         passed_over.append(candidate.info.run_id)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
-        f"in {tracking_uri}; `dvc repro` makes them"
+        f"in {tracking_uri}; `{command}` makes them"
     )
 
 
@@ -195,12 +203,12 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _client(tracking_uri: str) -> Any:
+def _client(tracking_uri: str, command: str = COMMAND) -> Any:
     """An MLflow client; refuses a SQLite file that is not there: MLflow would create it and find it empty."""
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).is_file():
         raise NothingTrackedError(
-            f"nothing is tracked: there is no database {path}; `dvc repro` runs and tracks"
+            f"nothing is tracked: there is no database {path}; `{command}` runs and tracks"
         )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -247,10 +255,10 @@ def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> b
     return len(found) > 0
 
 
-def _named_parent(client: Any, uri: str, experiment: str, parents: list[Any], run: str) -> Parent:
+def _named_parent(uri: str, experiment: str, parents: list[Any], run: str, command: str) -> Parent:
     fitting = [parent for parent in parents if parent.info.run_id.startswith(run)]
     if len(fitting) == 1:
-        return _parent(fitting[0], experiment, uri)
+        return _parent(fitting[0], experiment, uri, command=command)
     if len(fitting) > 1:
         raise InputError(f"run {run!r} is the start of {len(fitting)} parent runs' ids: give more of it")
     known = ", ".join(parent.info.run_id for parent in parents[:5]) or "none"

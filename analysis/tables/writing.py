@@ -71,7 +71,7 @@ def caption(table: RobustnessTable) -> str:
     return " ".join(words)
 
 
-def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str]) -> str:
+def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str], command: str) -> str:
     """The table with its caption, the flags and the commands for what is missing."""
     lines = [f"# {title}", "", caption(table), ""]
     if flags:
@@ -79,7 +79,7 @@ def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str]) -> 
     titles = headings(table)
     lines += [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     lines += [_line([row.label, *(_inline(entry) for entry in cells(table, row))]) for row in table.rows]
-    lacking = missing_cells(table)
+    lacking = missing_cells(table, command)
     if lacking:
         lines += ["", "Missing numbers and the command that computes them:", ""]
         lines += [f"- {label}, {column}: `{command}`" for label, column, command in lacking]

@@ -149,3 +149,11 @@ def test_another_set_than_the_parameter_file_s_is_announced(here: Path, recorder
     assert result.exit_code == 0, result.output
     assert "not the numbers of the parameter file as it stands" in result.output
     assert pl.read_csv(here / "reports/table.csv")["label"].to_list() == ["Dense teacher"]
+
+
+def test_messages_name_the_pipeline_of_the_parameter_file(here: Path) -> None:
+    (here / "paper").mkdir()
+    (here / "paper" / "params.yaml").write_text(PARAMS)
+    result = analyse(here, "--params", "paper/params.yaml")
+    assert result.exit_code == 2
+    assert "`dvc repro paper/dvc.yaml` runs and tracks" in result.stderr

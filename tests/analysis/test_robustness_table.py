@@ -103,10 +103,10 @@ def test_missing_numbers_are_missing_and_say_what_computes_them(recorder: Record
     assert shown[1][:2] == ["75.0", "missing"]
     assert shown[2][:2] == ["75.0", "45.0"]
     assert shown[3][:3] == shown[4][:3] == ["missing"] * 3
-    gaps = missing_cells(table)
+    gaps = missing_cells(table, "dvc repro")
     assert len(gaps) == len(table.missing) == 7
     assert ("Ratio 0.5, clean", "PGD-20", "dvc repro") in gaps
-    text = to_markdown(table, title="t", flags=[])
+    text = to_markdown(table, title="t", flags=[], command="dvc repro")
     assert "- Ratio 0.5, clean, PGD-20: `dvc repro`" in text
     assert table.to_polars().filter(pl.col("label") == "Ratio 0.99")["clean_accuracy"].to_list() == [None]
 
@@ -157,7 +157,11 @@ def test_the_csv_gives_every_number_back(demo: Recorded) -> None:
 
 def test_the_markdown_table_is_rectangular(demo: Recorded) -> None:
     table = build_table(demo.runs)
-    lines = [line for line in to_markdown(table, title="t", flags=["f"]).splitlines() if line.startswith("|")]
+    lines = [
+        line
+        for line in to_markdown(table, title="t", flags=["f"], command="dvc repro").splitlines()
+        if line.startswith("|")
+    ]
     assert len(lines) == 2 + len(LABELS)
     assert {line.count("|") for line in lines} == {len(headings(table)) + 1}
-    assert "200 test images" in to_markdown(table, title="t", flags=[])
+    assert "200 test images" in to_markdown(table, title="t", flags=[], command="dvc repro")

@@ -20,8 +20,11 @@ from nenni_core.training.recipe import Recipe, learning_rate
 from nenni_core.training.state import identity, pack, refuse_another_run, unpack
 from nenni_core.training.validation import autocast, eval_mode, validate
 
+# The counts have names of their own in each: where they disagree, the user gets an `InputError`.
 Stored = UInt8[Tensor, "images channels height width"]
-Labels = Int[Tensor, "images"]
+Labels = Int[Tensor, "labels"]
+HeldOut = UInt8[Tensor, "held_out held_out_channels held_out_height held_out_width"]
+HeldOutLabels = Int[Tensor, "held_out_labels"]
 
 DIVERGENCE_CHECK_INTERVAL = 64
 """Batches between two looks at whether the loss is finite; each look waits for the device."""
@@ -65,8 +68,8 @@ def train(
     model: nn.Module,
     train_images: Stored,
     train_labels: Labels,
-    validation_images: Stored,
-    validation_labels: Labels,
+    validation_images: HeldOut,
+    validation_labels: HeldOutLabels,
     recipe: Recipe,
     *,
     seed: int,
@@ -95,6 +98,11 @@ def train(
     """
     if recipe.objective not in OBJECTIVES:
         raise unknown_choice("objective", recipe.objective, list(OBJECTIVES))
+    if train_images.shape[1:] != validation_images.shape[1:]:
+        shapes = tuple(train_images.shape[1:]), tuple(validation_images.shape[1:])
+        raise InputError(
+            f"validation images have shape {shapes[1]}; expected that of the training images, {shapes[0]}"
+        )
     _check_data("training", model, train_images, train_labels, recipe)
     _check_data("validation", model, validation_images, validation_labels, recipe)
     run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
@@ -130,8 +138,8 @@ class _Run:
         model: nn.Module,
         train_images: Stored,
         train_labels: Labels,
-        validation_images: Stored,
-        validation_labels: Labels,
+        validation_images: HeldOut,
+        validation_labels: HeldOutLabels,
         recipe: Recipe,
         seed: int,
     ) -> None:

@@ -1,89 +1,18 @@
-"""The binary versions of CIFAR, with small stand-ins for the real archives and a server on this machine."""
+"""The readers of the binary versions of CIFAR: every byte in its place, every damage named in one line."""
 
 import dataclasses
 import hashlib
 import io
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_cifar import SMALL, check_pixels, contents, one_line, pack, published, write_folder
 
 from nenni_core.data import DATASETS, fingerprint, load_dataset
-from nenni_core.data.cifar import (
-    CIFAR10,
-    CIFAR100,
-    CifarLayout,
-    RecordFile,
-    fingerprint_cifar,
-    load_cifar,
-)
-from nenni_core.data.download import RemoteFile, fetch
+from nenni_core.data.cifar import CIFAR10, CIFAR100, CifarLayout, fingerprint_cifar, load_cifar
 from nenni_core.errors import InputError
-
-TRAIN_RECORDS, TEST_RECORDS = 7, 4
-
-
-def shrunk(layout: CifarLayout) -> CifarLayout:
-    """The same files with a few records each."""
-    return dataclasses.replace(
-        layout,
-        train_files=tuple(RecordFile(name=f.name, records=TRAIN_RECORDS) for f in layout.train_files),
-        test_files=tuple(RecordFile(name=f.name, records=TEST_RECORDS) for f in layout.test_files),
-    )
-
-
-SMALL = {"cifar10": shrunk(CIFAR10), "cifar100": shrunk(CIFAR100)}
-
-
-def contents(layout: CifarLayout) -> dict[str, bytes]:
-    """Random records for every file of the layout, and class names; the same for each call."""
-    rng = np.random.default_rng(0)
-    files = {}
-    for file in layout.record_files:
-        labels = [rng.integers(0, n, (file.records, 1)) for n in layout.label_classes]
-        pixels = rng.integers(0, 256, (file.records, 3072))
-        files[file.name] = np.hstack([*labels, pixels]).astype(np.uint8).tobytes()
-    names = [f"class {i}" for i in range(layout.label_classes[-1])]
-    files[layout.names_file] = ("\n".join(names) + "\n\n").encode()
-    return files
-
-
-def write_folder(root: Path, layout: CifarLayout, files: dict[str, bytes]) -> Path:
-    folder = root / layout.folder
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def pack(layout: CifarLayout, files: dict[str, bytes]) -> bytes:
-    """A tar.gz as the official ones: a folder, then its files, and a readme that nobody asks for."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        folder = tarfile.TarInfo(layout.folder)
-        folder.type = tarfile.DIRTYPE
-        archive.addfile(folder)
-        for name, content in {"readme.html": b"<html>", **files}.items():
-            member = tarfile.TarInfo(f"{layout.folder}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def published(layout: CifarLayout, archive: bytes, url: str | None = None) -> CifarLayout:
-    """The layout, with `archive` as what its publisher offers."""
-    remote = RemoteFile(
-        url=url or layout.archive.url,
-        size_bytes=len(archive),
-        md5=hashlib.md5(archive).hexdigest(),
-        sha256=hashlib.sha256(archive).hexdigest(),
-    )
-    return dataclasses.replace(layout, archive=remote)
 
 
 @pytest.fixture(params=SMALL)
@@ -112,26 +41,6 @@ def test_official_layouts() -> None:
 
 
 # --- reading ---------------------------------------------------------------------------------------------
-
-
-def check_pixels(layout: CifarLayout, files: dict[str, bytes], **where: Path) -> None:
-    """Every byte is where the layout says, by an independent, slow reading."""
-    data = load_cifar(layout, **({"cache_dir": Path("unused")} | where))
-    for split, record_files in (("train", layout.train_files), ("test", layout.test_files)):
-        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
-        assert images.flags.c_contiguous
-        index = 0
-        for file in record_files:
-            content, record = files[file.name], layout.record_bytes
-            for i in range(file.records):
-                header = len(layout.label_classes)
-                assert labels[index] == content[i * record + header - 1]
-                for channel, row, column in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 5, 9), (2, 31, 31)):
-                    offset = header + channel * 1024 + row * 32 + column
-                    assert images[index, channel, row, column] == content[i * record + offset]
-                index += 1
-        assert len(images) == len(labels) == index
-    assert data.class_names == tuple(f"class {i}" for i in range(layout.label_classes[-1]))
 
 
 def test_folder_and_what_holds_it(layout: CifarLayout, tmp_path: Path) -> None:
@@ -177,13 +86,6 @@ def test_fingerprint_of_a_folder_sees_every_byte(layout: CifarLayout, tmp_path: 
 
 
 # --- wrong local data ------------------------------------------------------------------------------------
-
-
-def one_line(caught: pytest.ExceptionInfo[InputError], *parts: str) -> None:
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
 
 
 def test_nothing_there(layout: CifarLayout, tmp_path: Path) -> None:
@@ -352,163 +254,3 @@ def test_unreadable_files_are_the_users_to_mend(tmp_path: Path, monkeypatch: pyt
     for function in (load_dataset, fingerprint):
         with pytest.raises(InputError, match=r"cifar10: cannot read '.*data_batch_1.bin': Permission denied"):
             function("cifar10", path=folder)
-
-
-# --- downloading -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def serving(
-    content: bytes, *, status: int = 200, declared: int | None = None
-) -> Iterator[tuple[str, list[str]]]:
-    """A server of one answer on this machine: its address and the paths asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            if declared != -1:
-                self.send_header("Content-Length", str(len(content) if declared is None else declared))
-            self.end_headers()
-            # A client that has seen enough hangs up: that is one of the things tested here.
-            try:
-                self.wfile.write(content)
-            except OSError:
-                self.close_connection = True
-
-        def log_message(self, *args: object) -> None:
-            """Nothing on the console."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is on this machine, whatever the environment says of others."""
-    monkeypatch.setenv("no_proxy", "*")
-
-
-def test_download_once_then_from_the_cache(layout: CifarLayout, tmp_path: Path) -> None:
-    files = contents(layout)
-    archive = pack(layout, files)
-    cache = tmp_path / "new" / "cache"
-    steps: list[tuple[str, int, int]] = []
-    with serving(archive) as (address, asked):
-        offered = published(layout, archive, f"{address}/data/{layout.archive.name}")
-        check_pixels(offered, files, cache_dir=cache)
-        load_cifar(offered, cache_dir=cache, on_progress=lambda *step: steps.append(step))
-        assert asked == [f"/data/{layout.archive.name}"]
-        assert all(not step[0].startswith("downloading") for step in steps)
-    assert [p.name for p in cache.iterdir()] == [layout.archive.name]
-    assert (cache / layout.archive.name).read_bytes() == archive
-
-
-def test_download_reports_progress(tmp_path: Path) -> None:
-    content = bytes(3_000_000)
-    steps: list[tuple[str, int, int]] = []
-    with serving(content) as (address, _):
-        remote = published(SMALL["cifar10"], content, f"{address}/a.bin").archive
-        fetch(remote, tmp_path, lambda *step: steps.append(step))
-    assert {(what, total) for what, _, total in steps} == {("downloading a.bin", len(content))}
-    done = [completed for _, completed, _ in steps]
-    assert done == sorted(done)
-    assert (done[0], done[-1]) == (0, len(content))
-
-
-def test_damaged_cache_is_fetched_again(layout: CifarLayout, tmp_path: Path) -> None:
-    files = contents(layout)
-    archive = pack(layout, files)
-    (tmp_path / layout.archive.name).write_bytes(archive[:-1] + b"?")
-    with serving(archive) as (address, asked):
-        offered = published(layout, archive, f"{address}/{layout.archive.name}")
-        check_pixels(offered, files, cache_dir=tmp_path)
-        assert len(asked) == 1
-    assert (tmp_path / layout.archive.name).read_bytes() == archive
-
-
-GOOD = pack(SMALL["cifar10"], contents(SMALL["cifar10"]))
-HALF = GOOD[: len(GOOD) // 2]
-
-
-@pytest.mark.parametrize(
-    ("content", "answer", "message"),
-    [
-        (
-            GOOD[:-1] + bytes([GOOD[-1] ^ 1]),
-            {},
-            r"the download has md5 \w{32}; expected \w{32}; nothing was kept",
-        ),
-        # the connection ends early, with and without a length to know it by
-        (HALF, {"declared": len(GOOD)}, rf"the download has {len(HALF):,} bytes; expected {len(GOOD):,}"),
-        (HALF, {"declared": -1}, rf"the download has {len(HALF):,} bytes; expected {len(GOOD):,}"),
-        (b"<html>moved</html>", {}, r"the download has 18 bytes; expected"),
-        (b"gone", {"status": 404}, "the server answered 404 Not Found; expected the file"),
-        (b"", {"status": 503}, "the server answered 503"),
-        # an answer far too long is cut off, not written to the end
-        (GOOD + bytes(40_000_000), {}, r"the download has [\d,]+ bytes; expected"),
-    ],
-    ids=["checksum", "truncated", "truncated-unannounced", "other-page", "404", "503", "endless"],
-)
-@pytest.mark.parametrize("earlier", [None, b"an older file"])
-def test_failed_downloads_leave_nothing(
-    content: bytes, answer: dict, message: str, earlier: bytes | None, tmp_path: Path
-) -> None:
-    target = tmp_path / CIFAR10.archive.name
-    if earlier is not None:
-        target.write_bytes(earlier)
-    with serving(content, **answer) as (address, _):
-        layout = published(SMALL["cifar10"], GOOD, f"{address}/{CIFAR10.archive.name}")
-        with pytest.raises(InputError, match=message) as caught:
-            load_cifar(layout, cache_dir=tmp_path)
-    one_line(caught, layout.archive.url)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == (
-        {} if earlier is None else {target.name: earlier}
-    )
-
-
-def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
-    received: list[int] = []
-    with serving(bytes(40_000_000)) as (address, _):
-        layout = published(SMALL["cifar10"], GOOD, f"{address}/a.tar.gz")
-        with pytest.raises(InputError, match=r"the download has (?P<size>[\d,]+) bytes") as caught:
-            fetch(layout.archive, tmp_path, lambda what, done, total: received.append(done))
-    assert max(received) <= len(GOOD)
-    size = int(str(caught.value).split("has ")[1].split(" bytes")[0].replace(",", ""))
-    assert size <= len(GOOD) + (1 << 20)
-
-
-def test_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(what: str, done: int, total: int) -> None:
-        if done > 0:
-            raise KeyboardInterrupt
-
-    with serving(GOOD) as (address, _):
-        layout = published(SMALL["cifar10"], GOOD, f"{address}/a.tar.gz")
-        with pytest.raises(KeyboardInterrupt):
-            fetch(layout.archive, tmp_path, interrupt)
-    assert not any(tmp_path.iterdir())
-
-
-def test_no_server(tmp_path: Path) -> None:
-    with serving(b"") as (address, _):
-        pass  # its port is free again: nobody answers there
-    layout = published(SMALL["cifar10"], GOOD, f"{address}/a.tar.gz")
-    with pytest.raises(InputError, match=r"the download stopped after 0 of .*refused") as caught:
-        fetch(layout.archive, tmp_path)
-    one_line(caught, address, "by other means and give its path")
-    assert not any(tmp_path.iterdir())
-
-
-def test_cache_folder_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"cannot write to the cache folder '.*cache'"):
-        fetch(CIFAR10.archive, tmp_path / "file" / "cache")

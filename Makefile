@@ -41,11 +41,28 @@ $(INSTALLED):
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/no-deps.lock
 	@touch $@
 
+.PHONY: demo
+demo: env ## the default experiment, params.yaml: trains, attacks, prints the table and where everything is
+	dvc repro attack
+	dvc repro --quiet --single-item --force report
+
+.PHONY: paper
+paper: env ## the paper's experiment, paper/params.yaml: hours on a data-centre GPU
+	dvc repro paper/dvc.yaml
+
+.PHONY: report
+report: env ## table, figures and HTML page again, from the runs tracked for params.yaml
+	python -m analysis
+
 .PHONY: ui
 ui: env ## browse the tracked runs on 127.0.0.1, port 5000 or PORT=...
 	@echo "MLflow on http://127.0.0.1:$(PORT) in about ten seconds; Ctrl-C stops it"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" \
 	  --artifacts-destination "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+
+.PHONY: bench
+bench: env ## what noise injection costs in PyTorch on this machine, against the dense network
+	python -m benchmarks.injected_network
 
 .PHONY: lint
 lint: env ## formatting, lint and types, changing nothing

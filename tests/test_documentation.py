@@ -1,0 +1,117 @@
+"""What the documents say is so: links lead somewhere, commands exist, and the examples run."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import nenni_core
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTING = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True)
+DOCUMENTS = {
+    name: (ROOT / name).read_text() for name in LISTING.stdout.splitlines() if (ROOT / name).is_file()
+}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as code hosts make it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def broken_links(name: str, documents: dict[str, str], exists: set[str]) -> list[str]:
+    """Links of the document `name` to files that do not exist, or to headings that their document lacks."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", documents[name])):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (Path(name).parent / path).as_posix() if path else name
+        headings = re.findall(r"^#+ (.*)$", documents.get(linked, ""), re.MULTILINE)
+        if linked.rstrip("/") not in exists or (anchor and anchor not in map(slug, headings)):
+            broken.append(target)
+    return broken
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    exists = {part.as_posix() for name in files for part in (Path(name), *Path(name).parents)}
+    assert {name: bad for name in DOCUMENTS if (bad := broken_links(name, DOCUMENTS, exists))} == {}
+
+
+def test_broken_links_are_seen() -> None:
+    documents = {
+        "a.md": "# One two\n[x](b/c.md#is-it) [y](b/c.md#missing) [z](gone.md) [w](#one-two) [v](#three) [u](https://e.g)",
+        "b/c.md": "## Is it?\n",
+    }
+    assert broken_links("a.md", documents, {"a.md", "b/c.md"}) == ["b/c.md#missing", "gone.md", "#three"]
+
+
+def make_targets() -> set[str]:
+    """All that a person can ask make for: the phony targets of the Makefile."""
+    return set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_make_help_lists_every_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = dict(re.findall(r"^  make (\S+) +(\S.*)$", shown, re.MULTILINE))
+    assert listed.keys() == make_targets()
+
+
+def test_help_is_what_make_alone_does() -> None:
+    outputs = [
+        subprocess.run(["make", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for arguments in ([], ["help"])
+    ]
+    assert outputs[0] == outputs[1]
+
+
+def test_documents_name_real_make_targets() -> None:
+    named = {
+        target
+        for text in DOCUMENTS.values()
+        for code in [*(body for _, body in FENCE.findall(text)), *re.findall(r"`([^`\n]+)`", text)]
+        for target in re.findall(r"(?:^|&& )make ([a-z]+)", code, re.MULTILINE)
+    }
+    assert {"env", "demo", "test"} <= named
+    assert named <= make_targets()
+
+
+def test_documents_name_real_modules() -> None:
+    """`python -m pipeline.x` is a file of ours; modules of others, `pip` for example, are not looked at."""
+    named = {
+        m
+        for text in DOCUMENTS.values()
+        for m in re.findall(r"python -m ((?:pipeline|analysis|benchmarks)[\w.]*)", text)
+    }
+    missing = {
+        module
+        for module in named
+        for path in [ROOT / module.replace(".", "/")]
+        if not (path.with_suffix(".py").is_file() or (path / "__main__.py").is_file())
+    }
+    assert missing == set()
+
+
+def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its Python blocks, in order, as one program."""
+    monkeypatch.chdir(tmp_path)
+    blocks = [body for language, body in FENCE.findall(DOCUMENTS["README.md"]) if language == "python"]
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    modules = [m.name for m in pkgutil.walk_packages(nenni_core.__path__, "nenni_core.")]
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in modules}
+    assert {name: result.failed for name, result in results.items() if result.failed} == {}
+    assert sum(result.attempted for result in results.values()) > 0

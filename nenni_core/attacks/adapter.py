@@ -1,0 +1,220 @@
+"""One way to run every attack, which closes the traps of the libraries behind it.
+
+What an attack could do to its surroundings and does not do here: reseed or advance the global random
+generators; leave batch norms in another mode; write into parameter gradients; fail inside `no_grad`; read
+the device of the model at the wrong time; take images outside [0, 1] for pixels; return images outside the
+ball that it was given.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+
+from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.spec import AttackSpec
+from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision, seeded_global_generators
+from nenni_core.errors import InputError
+from nenni_core.inject import gradient_mode
+from nenni_core.randomness import held_noise, noise_streams, set_noise
+
+BALL_TOLERANCE = 1e-6
+"""How far float32 rounding may carry a pixel out of the eps ball."""
+
+_TINY_GRADIENT = 1e-20  # below this a mean of float32 magnitudes can underflow
+
+
+class AttackError(RuntimeError):
+    """An attack broke its contract; the message names the attack and by how much."""
+
+
+@dataclass
+class AttackCost:
+    """What attacks have spent so far, in samples, as the field counts it; add up over batches."""
+
+    forwards: int = 0
+    """Samples that went through the model."""
+    backwards: int = 0
+    """Samples whose input gradient was computed."""
+    # Sums that stay on the model's device: reading them after each step would stall an accelerator.
+    _zero_gradients: Tensor | int = 0
+    _broken_gradients: Tensor | int = 0
+
+    @property
+    def zero_gradients(self) -> int:
+        """Samples, counted once per backward pass, whose whole input gradient was exactly zero."""
+        return int(self._zero_gradients)
+
+    @property
+    def broken_gradients(self) -> int:
+        """Samples, counted likewise, with a NaN or infinite input gradient."""
+        return int(self._broken_gradients)
+
+    def add(self, other: "AttackCost") -> None:
+        """Add what another attack has spent."""
+        self.forwards += other.forwards
+        self.backwards += other.backwards
+        self._zero_gradients += other._zero_gradients
+        self._broken_gradients += other._broken_gradients
+
+
+class _Victim(nn.Module):
+    """The model as an attack sees it: it checks logits, counts passes, and has a parameter to find it by."""
+
+    def __init__(
+        self, model: nn.Module, num_classes: int, device: torch.device, cost: AttackCost, *, divides: bool
+    ) -> None:
+        super().__init__()
+        # Libraries ask the first parameter for the device, also of a model that has none.
+        self.device_marker = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.model = model
+        self.num_classes = num_classes
+        self.cost = cost
+        self.divides_by_gradient = divides
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the model; `InputError` if they are not one row of `num_classes` per image."""
+        self.cost.forwards += len(x)
+        if x.requires_grad:
+            x = x.view_as(x)  # a node of this pass only: a hook on the leaf would outlive it
+            x.register_hook(self._on_gradient)
+        logits = self.model(x)
+        check_logits_shape(logits, len(x), self.num_classes)
+        if x.requires_grad and not logits.requires_grad:
+            # Blocked gradients on every path: the derivative is zero, which autograd calls an error.
+            logits = logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+        return logits
+
+    def _on_gradient(self, gradient: Tensor) -> Tensor | None:
+        self.cost.backwards += len(gradient)
+        largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        self.cost._zero_gradients += (largest == 0).sum()
+        self.cost._broken_gradients += (~largest.isfinite()).sum()
+        if not self.divides_by_gradient:
+            return None
+        # gradient / mean|gradient| is 0/0 for a sample without gradient. PyTorch's sign(NaN) is 0 and the
+        # momentum stays NaN, so the sample would silently never move again. The formula says nothing
+        # there; a random direction loses nothing and may find a gradient.
+        scaled = torch.where(largest < _TINY_GRADIENT, gradient / largest, gradient)
+        random_signs = torch.rand_like(gradient).sub_(0.5).sign_()
+        return torch.where(largest == 0, random_signs, scaled)
+
+
+def check_logits_shape(logits: Tensor, images: int, num_classes: int) -> None:
+    """`InputError` unless `logits` has one row per image and one column per class."""
+    if tuple(logits.shape) != (images, num_classes):
+        raise InputError(
+            f"the model returned logits of shape {tuple(logits.shape)} for {images} images, "
+            f"expected ({images}, {num_classes})"
+        )
+
+
+def model_device(model: nn.Module, default: torch.device) -> torch.device:
+    """Where the model's first parameter or buffer lies; `default` for a model that has neither."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else default
+
+
+def _check_inputs(spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, num_classes: int) -> None:
+    if not x.is_floating_point():
+        raise InputError(
+            f"attack {spec.name}: images are {x.dtype}, expected floating point pixels in [0, 1] "
+            "(divide uint8 by 255)"
+        )
+    if len(x) == 0:
+        return
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):  # written so that NaN fails too
+        raise InputError(
+            f"attack {spec.name}: pixels lie in [{low:g}, {high:g}], expected [0, 1]; "
+            "normalisation belongs inside the model"
+        )
+    if int(y.min()) < 0 or int(y.max()) >= num_classes:
+        raise InputError(
+            f"attack {spec.name}: labels lie in [{int(y.min())}, {int(y.max())}], "
+            f"expected [0, {num_classes - 1}]"
+        )
+    device = model_device(model, x.device)
+    if x.device != device or y.device != device:
+        raise InputError(
+            f"attack {spec.name}: images are on {x.device} and labels on {y.device}, the model is on {device}"
+        )
+
+
+def _check_result(
+    spec: AttackSpec, norm: Literal["linf"] | None, x: Tensor, x_adv: Tensor, spent: AttackCost
+) -> None:
+    if spent.broken_gradients:
+        # Not left to the pixels to show: the sign of NaN is 0, so the attack would just have given up.
+        raise AttackError(
+            f"attack {spec.name}: {spent.broken_gradients} of {spent.backwards} input gradients are NaN or "
+            "infinite; the model cannot be attacked by gradients as it is"
+        )
+    if x_adv.shape != x.shape or x_adv.dtype != x.dtype:
+        raise AttackError(
+            f"attack {spec.name} returned {x_adv.dtype} {tuple(x_adv.shape)}, "
+            f"expected {x.dtype} {tuple(x.shape)}"
+        )
+    broken = int((~x_adv.isfinite()).flatten(1).any(dim=1).sum())
+    if broken:
+        raise AttackError(f"attack {spec.name} returned NaN pixels in {broken} of {len(x)} images")
+    outside = max(0.0, -float(x_adv.min()), float(x_adv.max()) - 1)
+    if outside > 0:
+        raise AttackError(f"attack {spec.name} left the pixel range [0, 1] by {outside:g}")
+    if norm == "linf":
+        excess = float((x_adv - x).abs().max()) - spec.eps
+        if excess > BALL_TOLERANCE:
+            raise AttackError(f"attack {spec.name} left the linf ball of radius {spec.eps:g} by {excess:g}")
+
+
+def run_attack(
+    spec: AttackSpec,
+    model: nn.Module,
+    x: Num[Tensor, "batch channels height width"],
+    y: Int[Tensor, "batch"],
+    *,
+    seed: int,
+    num_classes: int,
+    cost: AttackCost | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Adversarial images for `x` (pixels in [0, 1], labels `y`), attacked under `spec`.
+
+    The model is in evaluation mode while it is attacked, with the gradient that `spec.gradient` names. A
+    random model shows the attack one noise draw (stream "attack" under `seed`), as a defence that is
+    randomised per query is evaluated by Random Projection Filters (Dong & Xu 2023). `seed` also decides the
+    random start, of the whole batch at once: the start of one sample depends on its place in the batch.
+    Afterwards the model and all global random state are as before, whatever happened.
+
+    `cost`, if given, is added to. The attack is not trusted: the result is checked to be finite, inside
+    [0, 1] exactly and inside the eps ball within `BALL_TOLERANCE`.
+
+    Raises `InputError` for images that are not floating point in [0, 1], labels outside the classes, a
+    device other than the model's and logits of a wrong shape; `AttackError` for gradients that are
+    not finite and for a result that breaks the contract.
+    """
+    kind = attack_kind(spec)
+    _check_inputs(spec, model, x, y, num_classes)
+    if len(x) == 0:
+        return x.clone()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        full_precision(x.device),
+        frozen_for_evaluation(model),
+        gradient_mode(model, spec.gradient),
+        seeded_global_generators(seed, x.device),
+    ):
+        if noise_streams(model):
+            set_noise(model, "attack", seed)
+        spent = AttackCost()
+        victim = _Victim(model, num_classes, x.device, spent, divides=kind.divides_by_gradient).eval()
+        perturb = kind.build(victim, spec, num_classes)
+        with held_noise(model):
+            # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
+            x_adv = perturb(x.detach().clone(), y.long().clone()).detach()
+    _check_result(spec, kind.norm, x, x_adv, spent)
+    if cost is not None:
+        cost.add(spent)
+    return x_adv

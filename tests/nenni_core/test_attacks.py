@@ -1,0 +1,448 @@
+"""The contract of every attack, one table row per attack, and what theory says about their results."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from attack_models import (
+    CLASSES,
+    NoisyInput,
+    conv_net,
+    float_images,
+    linear_model,
+    random_labels,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nenni_core.attacks import (
+    ATTACKS,
+    AttackCost,
+    AttackError,
+    AttackKind,
+    AttackSpec,
+    paper_protocol,
+    run_attack,
+)
+from nenni_core.errors import InputError
+from nenni_core.inject import gradient_mode, inject, injected_layers
+from nenni_core.injection import Injection
+from nenni_core.randomness import noise_streams
+
+# One row per attack; `passes` is the number of forward and of backward passes per sample.
+TABLE = [
+    (AttackSpec(name="fgsm", kind="fgsm"), 1),
+    (AttackSpec(name="pgd20", kind="pgd", steps=20), 20),
+    (AttackSpec(name="pgd7_centred", kind="pgd", steps=7, random_start=False), 7),
+    (AttackSpec(name="mifgsm", kind="mifgsm", steps=5), 5),
+    (AttackSpec(name="mifgsm_forgetful", kind="mifgsm", steps=6, decay=0.0), 6),
+]
+SPECS = [row[0] for row in TABLE]
+every_row = pytest.mark.parametrize(("spec", "passes"), TABLE, ids=[spec.name for spec in SPECS])
+every_attack = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+
+
+def attack(spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, **changes) -> Tensor:
+    return run_attack(spec, model, x, y, **({"seed": 1, "num_classes": CLASSES} | changes))
+
+
+def test_every_kind_has_a_row():
+    assert {spec.kind for spec in SPECS} == set(ATTACKS)
+
+
+def test_paper_protocol_is_the_papers():
+    knobs = {spec.name: (spec.eps, spec.step_size, spec.steps, spec.gradient) for spec in paper_protocol()}
+    assert knobs["pgd20"] == (8 / 255, 2 / 255, 20, "blocked")
+    assert knobs["mifgsm"] == (8 / 255, 2 / 255, 5, "blocked")
+    assert knobs["fgsm"][0] == 8 / 255
+
+
+class TestContract:
+    """What holds for every attack."""
+
+    @every_attack
+    @settings(max_examples=8, deadline=None)
+    @given(seed=st.integers(0, 10_000), eps=st.floats(0, 0.5), step=st.floats(1e-4, 0.5))
+    def test_stays_in_the_ball_and_in_the_pixel_range(self, spec, seed, eps, step):
+        x = float_images(3, seed=seed)
+        x_adv = attack(
+            replace(spec, eps=eps, step_size=step), conv_net(seed), x, random_labels(3, seed=seed), seed=seed
+        )
+        assert x_adv.shape == x.shape
+        assert x_adv.dtype == x.dtype
+        assert float((x_adv - x).abs().max()) <= eps + 1e-6
+        assert float(x_adv.min()) >= 0
+        assert float(x_adv.max()) <= 1
+
+    @every_attack
+    def test_no_budget_no_change(self, spec):
+        x = float_images(4)
+        assert torch.equal(attack(replace(spec, eps=0.0), conv_net(), x, random_labels(4)), x)
+
+    @every_attack
+    def test_raises_the_loss(self, spec):
+        net, x, y = conv_net().eval(), float_images(16), random_labels(16)
+        loss = nn.CrossEntropyLoss()
+        assert loss(net(attack(spec, net, x, y)), y) > loss(net(x), y) + 0.05
+
+    @every_attack
+    def test_inputs_are_not_written_to(self, spec):
+        x, y = float_images(4), random_labels(4)
+        x_before, y_before = x.clone(), y.clone()
+        attack(spec, conv_net(), x, y)
+        assert torch.equal(x, x_before)
+        assert torch.equal(y, y_before)
+        assert not x.requires_grad
+
+    @every_attack
+    def test_global_generators_are_as_before(self, spec):
+        net, x, y = conv_net(), float_images(4), random_labels(4)
+        torch_state, numpy_state, state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        attack(spec, net, x, y)
+        assert torch.equal(torch.get_rng_state(), torch_state)
+        assert random.getstate() == state
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
+
+    @every_attack
+    def test_result_depends_on_the_seed_given_and_not_on_the_global_one(self, spec):
+        net, x, y = conv_net(), float_images(4), random_labels(4)
+        first = attack(spec, net, x, y, seed=5)
+        torch.rand(7)
+        assert torch.equal(first, attack(spec, net, x, y, seed=5))
+        is_random = spec.kind == "pgd" and spec.random_start
+        assert torch.equal(first, attack(spec, net, x, y, seed=6)) != is_random
+
+    @every_attack
+    def test_mode_of_each_module_is_restored(self, spec):
+        net = conv_net().train()
+        net[3].eval()  # a batch norm that its owner froze
+        before = {name: module.training for name, module in net.named_modules()}
+        statistics = net[3].running_mean.clone()
+        attack(spec, net, float_images(4), random_labels(4))
+        assert {name: module.training for name, module in net.named_modules()} == before
+        assert torch.equal(net[3].running_mean, statistics)
+
+    @every_attack
+    def test_attacks_the_model_in_evaluation_mode(self, spec):
+        net = conv_net().train()
+        modes = []
+        net[0].register_forward_hook(lambda *_: modes.append([m.training for m in net.modules()]))
+        attack(spec, net, float_images(4), random_labels(4))
+        assert modes
+        assert not any(any(mode) for mode in modes)
+
+    @every_attack
+    def test_parameter_gradients_are_left_alone(self, spec):
+        net = conv_net()
+        net[0].weight.requires_grad_(False)
+        flags = [parameter.requires_grad for parameter in net.parameters()]
+        attack(spec, net, float_images(4), random_labels(4))
+        assert [parameter.requires_grad for parameter in net.parameters()] == flags
+        assert all(parameter.grad is None for parameter in net.parameters())
+
+    @every_attack
+    @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+    def test_works_where_gradients_are_off(self, spec, context):
+        net, x, y = conv_net(), float_images(4), random_labels(4)
+        expected = attack(spec, net, x, y)
+        with context():
+            assert torch.equal(attack(spec, net, x.clone(), y.clone()), expected)
+            assert not torch.is_grad_enabled()
+
+    @every_attack
+    def test_precision_of_the_caller_does_not_matter(self, spec):
+        net, x, y = conv_net(), float_images(4), random_labels(4)
+        expected = attack(spec, net, x, y)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(attack(spec, net, x, y), expected)
+
+    @every_attack
+    def test_model_without_parameters(self, spec, capsys):
+        class Pool(nn.Module):
+            def forward(self, x):
+                return x.flatten(1)[:, :CLASSES] * 3
+
+        x = float_images(4)
+        x_adv = attack(spec, Pool(), x, random_labels(4))
+        assert not torch.equal(x_adv, x)
+        assert capsys.readouterr().out == ""
+
+    @every_attack
+    def test_one_sample_and_no_sample(self, spec):
+        x, y = float_images(2), random_labels(2)
+        assert attack(spec, conv_net(), x[:1], y[:1]).shape == (1, 3, 6, 6)
+        assert attack(spec, conv_net(), x[:0], y[:0]).shape == (0, 3, 6, 6)
+
+    @every_attack
+    def test_refuses_what_is_no_image(self, spec):
+        x, y = float_images(4), random_labels(4)
+        for wrong, message in [
+            (2 * x - 1, r"pixels lie in \[-1, 1\]"),
+            (x * 255, r"expected \[0, 1\]"),
+            (torch.where(x == x[0, 0, 0, 0], torch.nan, x), "pixels lie in"),
+            ((x * 255).byte(), "images are torch.uint8"),
+        ]:
+            with pytest.raises(InputError, match=message):
+                attack(spec, conv_net(), wrong, y)
+
+    @every_attack
+    def test_refuses_labels_and_logits_that_do_not_fit(self, spec):
+        x, y = float_images(4), random_labels(4)
+        with pytest.raises(InputError, match=r"labels lie in .* expected \[0, 3\]"):
+            attack(spec, conv_net(), x, y + 1 + CLASSES - y.max())
+        with pytest.raises(InputError, match=r"logits of shape \(4, 4\) .* expected \(4, 7\)"):
+            attack(spec, conv_net(), x, y, num_classes=7)
+
+    @every_attack
+    def test_refuses_another_device_than_the_models(self, spec):
+        net = conv_net().to("meta")
+        with pytest.raises(InputError, match=r"images are on cpu .* the model is on meta"):
+            attack(spec, net, float_images(4), random_labels(4))
+
+    @every_row
+    def test_gradients_that_are_not_finite_are_an_error(self, spec, passes):
+        class Cusp(nn.Module):
+            """The derivative of the square root at 0 is infinite."""
+
+            def forward(self, x):
+                return (x - x.detach()).sqrt().flatten(1)[:, :CLASSES] * x.flatten(1)[:, :CLASSES]
+
+        count = rf"{4 * passes} of {4 * passes} input gradients are NaN or infinite"
+        with pytest.raises(AttackError, match=f"attack {spec.name}: {count}"):
+            attack(spec, Cusp(), float_images(4), random_labels(4))
+
+    @every_row
+    def test_passes_are_counted_in_samples(self, spec, passes):
+        net = conv_net()
+        seen = []
+        net.register_forward_hook(lambda _module, arguments, _output: seen.append(len(arguments[0])))
+        cost = AttackCost()
+        for count in (3, 5):
+            attack(spec, net, float_images(count), random_labels(count), cost=cost)
+        assert cost.forwards == cost.backwards == sum(seen) == 8 * passes
+        assert cost.zero_gradients == 0
+
+    @every_attack
+    def test_one_noise_draw_while_attacking(self, spec):
+        net = NoisyInput(conv_net())
+        stream = net.noise_stream
+        state = stream.generator.get_state()
+        x, y = float_images(4), random_labels(4)
+        first = attack(spec, net, x, y)
+        assert all(torch.equal(draw, net.draws[0]) for draw in net.draws)
+        assert noise_streams(net) == [stream]
+        assert torch.equal(stream.generator.get_state(), state)
+        assert torch.equal(attack(spec, net, x, y), first)
+        net.draws.clear()
+        attack(spec, net, x, y, seed=2)
+        other = net.draws[0]
+        net(x)
+        assert not torch.equal(net.draws[-1], other)
+
+    @every_attack
+    @pytest.mark.parametrize("gradient", ["blocked", "straight_through"])
+    def test_attacker_sees_the_gradient_asked_for(self, spec, gradient):
+        own = "blocked" if gradient == "straight_through" else "straight_through"
+        net = inject(conv_net(), Injection(ratio=0.9, gradient=own))
+        seen = set()
+        layers = injected_layers(net)
+        for layer in layers.values():
+            layer.register_forward_hook(lambda layer, *_: seen.add(layer.injection.gradient))
+        attack(replace(spec, gradient=gradient), net, float_images(2), random_labels(2))
+        assert seen == {gradient}
+        assert {layer.injection.gradient for layer in layers.values()} == {own}
+
+    @every_attack
+    def test_a_fully_blocked_model_gives_zero_gradients_and_no_crash(self, spec):
+        net = inject(conv_net(), Injection(ratio=1.0))
+        x, cost = float_images(3), AttackCost()
+        x_adv = attack(spec, net, x, random_labels(3), cost=cost)
+        assert cost.zero_gradients == cost.backwards > 0
+        assert x_adv.isfinite().all()
+        cost = AttackCost()
+        attack(replace(spec, gradient="straight_through"), net, x, random_labels(3), cost=cost)
+        assert cost.zero_gradients == 0
+
+
+class TestLinearOptimum:
+    """On a linear model the strongest linf attack is known in closed form."""
+
+    @pytest.mark.parametrize("classes", [2, 5])
+    @every_attack
+    def test_reaches_the_closed_form(self, spec, classes):
+        net = linear_model(classes=classes)
+        weight, bias = net[1].weight.detach(), net[1].bias.detach()
+        bias[2:] -= 40  # the others are too far to matter, so that the rival of class 0 is class 1
+        x = 0.2 + 0.6 * float_images(6, size=4)  # further than eps from 0 and 1: no pixel clips
+        y = random_labels(6, classes=2)
+        x_adv = attack(spec, net, x, y, num_classes=classes)
+
+        difference = weight[y] - weight[1 - y]
+        margin = (difference * x.flatten(1)).sum(1) + bias[y] - bias[1 - y]
+        optimum = margin - spec.eps * difference.abs().sum(1)
+        logits = net(x_adv).detach()
+        rows = torch.arange(6)
+        reached = logits[rows, y] - logits[rows, 1 - y]
+        assert torch.allclose(reached, optimum, atol=1e-4)
+        assert (optimum < margin - 0.5).all()  # else the comparison would say nothing
+
+    @every_attack
+    def test_reaches_the_closed_form_at_the_borders_of_the_pixel_range(self, spec):
+        net, x, y = linear_model(seed=3), float_images(6, size=4), random_labels(6, classes=2)
+        assert (x == 0).any()
+        assert (x == 1).any()
+        weight = net[1].weight.detach()
+        difference = (weight[y] - weight[1 - y]).view_as(x)
+        expected = (x - spec.eps * difference.sign()).clamp(0, 1)
+        assert torch.allclose(attack(spec, net, x, y, num_classes=2), expected, atol=1e-6)
+
+    @settings(max_examples=10, deadline=None)
+    @given(seed=st.integers(0, 10_000), low=st.floats(0, 0.1), more=st.floats(0, 0.1))
+    def test_accuracy_does_not_rise_with_eps(self, seed, low, more):
+        net, x, y = linear_model(seed), float_images(20, size=4, seed=seed), random_labels(20, 2, seed)
+        correct = [
+            net(attack(AttackSpec(name="fgsm", kind="fgsm", eps=eps), net, x, y, num_classes=2)).argmax(1)
+            == y
+            for eps in (low, low + more)
+        ]
+        assert (correct[1] <= correct[0]).all()
+
+
+class TestAgainstTheLibrary:
+    """The adapter adds safety and changes no pixel."""
+
+    @pytest.mark.parametrize(
+        ("spec", "build"),
+        [
+            (SPECS[0], lambda net: torchattacks.FGSM(net)),
+            (SPECS[1], lambda net: torchattacks.PGD(net, steps=20)),
+            (SPECS[3], lambda net: torchattacks.MIFGSM(net, steps=5)),
+        ],
+        ids=["fgsm", "pgd", "mifgsm"],
+    )
+    def test_same_pixels(self, spec, build):
+        net, x, y = conv_net().eval(), float_images(8), random_labels(8)
+        with torch.random.fork_rng():
+            torch.manual_seed(11)
+            expected = build(net)(x, y)
+        assert torch.equal(attack(spec, net, x, y, seed=11), expected)
+
+    def test_momentum_of_a_vanished_gradient(self):
+        """A sample of which the model is too sure is left alone by the library, and moved by the adapter."""
+        net, x = linear_model(scale=5e4).eval(), float_images(8, size=4)
+        y = net(x).argmax(1)
+        given_up = (torchattacks.MIFGSM(net, steps=5)(x, y) == x).flatten(1).all(1)
+        assert given_up.any()
+        cost = AttackCost()
+        x_adv = attack(SPECS[3], net, x, y, num_classes=2, cost=cost)
+        assert x_adv.isfinite().all()
+        assert not (x_adv == x).flatten(1).all(1).any()
+        assert 0 < cost.zero_gradients <= cost.backwards
+
+    def test_momentum_of_a_tiny_gradient_keeps_its_direction(self):
+        """Gradients whose mean underflows are scaled up first: only their direction matters."""
+
+        class Faint(nn.Module):
+            def __init__(self, factor):
+                super().__init__()
+                self.net, self.factor = linear_model(scale=1.0), factor
+
+            def forward(self, x):
+                return self.net(x) * self.factor
+
+        x, y = float_images(8, size=4), random_labels(8, 2)
+        faint = attack(SPECS[3], Faint(1e-36), x, y, num_classes=2)
+        assert torch.equal(faint, attack(SPECS[3], Faint(1.0), x, y, num_classes=2))
+
+
+class TestAttacksThatMisbehave:
+    """The adapter does not trust what it runs."""
+
+    @pytest.fixture
+    def run(self, monkeypatch):
+        def run(perturb, net=None):
+            kind = AttackKind(build=lambda model, spec, _: lambda x, y: perturb(model, x, y), norm="linf")
+            monkeypatch.setitem(ATTACKS, "planted", kind)
+            spec = AttackSpec(name="planted", kind="planted", eps=0.1)
+            net = conv_net() if net is None else net
+            return attack(spec, net, 0.3 + 0.4 * float_images(4), random_labels(4))
+
+        return run
+
+    def test_leaving_the_ball(self, run):
+        with pytest.raises(AttackError, match=r"attack planted left the linf ball of radius 0\.1 by 0\.05"):
+            run(lambda _model, x, _y: x + 0.15)
+        run(lambda _model, x, _y: x + 0.1)
+
+    def test_broken_pixels(self, run):
+        with pytest.raises(AttackError, match="attack planted returned NaN pixels in 4 of 4 images"):
+            run(lambda _model, x, _y: x * torch.nan)
+
+    def test_leaving_the_pixel_range(self, run):
+        with pytest.raises(AttackError, match=r"attack planted left the pixel range \[0, 1\] by"):
+            run(lambda _model, x, _y: x * 2)
+
+    def test_other_shape_or_precision(self, run):
+        with pytest.raises(AttackError, match=r"attack planted returned torch\.float64"):
+            run(lambda _model, x, _y: x.double())
+        with pytest.raises(AttackError, match=r"\(3, 3, 6, 6\), expected torch.float32 \(4, 3, 6, 6\)"):
+            run(lambda _model, x, _y: x[1:])
+
+    def test_touching_everything(self, run):
+        """Seeds every generator, trains the model, accumulates gradients, then fails."""
+
+        def vandal(model, x, y):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            model.train()
+            x.requires_grad_(True)
+            model(x).sum().backward()
+            raise KeyboardInterrupt
+
+        net = conv_net()
+        net[3].eval()
+        before = [module.training for module in net.modules()]
+        torch_state, numpy_state, state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        with pytest.raises(KeyboardInterrupt):
+            run(vandal, net)
+        assert [module.training for module in net.modules()] == before
+        assert all(p.grad is None and p.requires_grad for p in net.parameters())
+        assert torch.equal(torch.get_rng_state(), torch_state)
+        assert random.getstate() == state
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
+
+
+class TestSpec:
+    """Values that no attack can work with."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"eps": 8.0}, "eps is 8.0, expected .* such as 8/255"),
+            ({"eps": float("nan")}, "eps is nan"),
+            ({"step_size": 0.0}, "step_size is 0.0"),
+            ({"steps": 0}, "steps is 0"),
+            ({"decay": -1.0}, "decay is -1.0"),
+            ({"name": "PGD 20"}, "attack name 'PGD 20'"),
+        ],
+    )
+    def test_refused(self, changes, message):
+        with pytest.raises(InputError, match=message):
+            AttackSpec(**({"name": "pgd20", "kind": "pgd"} | changes))
+
+    def test_unknown_kind_names_the_nearest(self):
+        with pytest.raises(InputError, match="unknown attack 'mi_fgsm'; did you mean 'mifgsm'"):
+            attack(AttackSpec(name="a", kind="mi_fgsm"), conv_net(), float_images(1), random_labels(1))
+
+
+def test_attack_on_a_model_that_was_used_in_inference_mode():
+    net = inject(conv_net(), Injection(ratio=0.5)).eval()
+    with torch.inference_mode():
+        net(float_images(2))
+    with gradient_mode(net, "straight_through"):
+        attack(SPECS[0], net, float_images(2), random_labels(2))

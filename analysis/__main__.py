@@ -64,7 +64,7 @@ def analyse(
         expected=wanted.networks if current else (),
         attacks=wanted.attacks if current else (),
     )
-    doubts = flags(table, attack_runs, parent)
+    doubts = flags(table, runs, parent)
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(

@@ -94,9 +94,9 @@ def reduction(fraction: float | None) -> str:
     return f"{text}%" if float(text) == 0 else f"{MINUS if fraction > 0 else '+'}{text}%"
 
 
-def points(fraction: float, *, signed: bool = True) -> str:
+def points(fraction: float, *, signed: bool = True, digits: int = 1) -> str:
     """A difference of two fractions in percentage points: "+12.3" or, unsigned, "12.3"."""
-    text = percent(abs(fraction))
+    text = percent(abs(fraction), digits)
     if not signed or float(text) == 0:
         return text
     return f"{'+' if fraction > 0 else MINUS}{text}"

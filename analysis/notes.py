@@ -15,15 +15,18 @@ from analysis.tables.robustness import RobustnessTable, Row, cell
 def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[str]:
     """One sentence per reason for doubt, in plain text; an empty list where there is none.
 
-    `runs` are the attack runs that `table` was built from.
+    `runs` are the runs of the experiment, at least those that `table` was built from.
     """
+    every_stage, runs = runs, runs.filter(pl.col("stage") == "attack")
     rows = [row for row in table.rows if row.tracked["run_id"]]
     found = [
         _mixed(rows, "git_commit", "different commits of the code", short=True),
         _dirty(rows),
+        _stages_before(rows, every_stage),
         _mixed(rows, "data_fingerprint", "different test data", short=True),
         _image_counts(table),
         _protocols(rows),
+        *_misnamed(rows),
         *_disagreements(runs),
         *_impossible(table),
         _superseded(rows, runs),
@@ -91,6 +94,36 @@ def _protocols(rows: list[Row]) -> str:
     return (
         f"The settings of the attack differ between the rows in {' and '.join(differing)}: see the protocol."
     )
+
+
+def _stages_before(rows: list[Row], runs: pl.DataFrame) -> str:
+    """The teacher or a fine-tuned network may be older than the attack on it."""
+    attacked = {row.tracked["git_commit"] for row in rows}
+    before = runs.filter((pl.col("stage") != "attack") & (pl.col("status") == FINISHED))
+    sources = {
+        f"{stage} from {(commit or 'unknown')[:10]}{' with uncommitted changes' if dirty else ''}": None
+        for stage, commit, dirty in before.select("stage", "git_commit", "git_dirty").iter_rows()
+        if commit not in attacked or dirty
+    }
+    if not sources or not rows:
+        return ""
+    return f"Stages before the attacks are not of the rows' commit as it stands: {', '.join(sources)}."
+
+
+def _misnamed(rows: list[Row]) -> Iterable[str]:
+    """Columns whose name promises other steps or gradients than the attack had."""
+    for attack in names.attack_order({name for row in rows for name in attack_params(row)}):
+        known = names.KNOWN_ATTACK.fullmatch(attack)
+        if known is None:
+            continue
+        promised = {"gradient": "straight_through" if known["straight"] else "blocked"}
+        promised |= {"steps": known["steps"]} if known["steps"] else {}
+        settings = [attack_params(row).get(attack, {}) for row in rows]
+        for field, value in promised.items():
+            other = sorted({one[field] for one in settings if one.get(field, value) != value})
+            if other:
+                had = f"{field} {' and '.join(other)}, not {value}"
+                yield f"The column {names.column_name(attack)} had {had}."
 
 
 def _disagreements(runs: pl.DataFrame) -> Iterable[str]:

@@ -73,9 +73,9 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
             sentences.append(f"Under {attack} {phrase} {_tally([change.sign for change in changes])}.")
     if blocked and straight:
         gains = [row for row in noisy if _sign(table, row, blocked) == 1]
-        if gains:
-            kept = [row for row in gains if _sign(table, row, straight) == 1]
-            sentences.append(_verdict_over_all(len(gains), len(kept)))
+        straight_signs = [sign for row in gains if (sign := _sign(table, row, straight)) is not None]
+        if straight_signs:
+            sentences.append(_verdict_over_all(straight_signs))
     return " ".join(sentences)
 
 
@@ -95,13 +95,17 @@ def _tally(signs: list[int]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _verdict_over_all(gains: int, kept: int) -> str:
-    whose = "The gain" if gains == 1 else f"Of the {gains} gains"
+def _verdict_over_all(straight: list[int]) -> str:
+    """How many gains with blocked gradients hold, from the signs with straight-through gradients."""
+    gains, kept = len(straight), straight.count(1)
+    clearly = "" if set(straight) <= {1, -1} else "clearly "
     if gains == 1:
-        return f"{whose} is {'also' if kept else 'not'} there for {ATTACKER}."
+        return f"The gain is {'also' if kept else f'not {clearly}'.rstrip()} there for {ATTACKER}."
     if kept == gains:
-        return f"{whose} all are also there for {ATTACKER}."
-    return f"{whose} {kept or 'none'} {'are' if kept > 1 else 'is'} there for {ATTACKER}."
+        return f"All {gains} gains are also there for {ATTACKER}."
+    return (
+        f"Of the {gains} gains {kept or 'none'} {'are' if kept > 1 else 'is'} {clearly}there for {ATTACKER}."
+    )
 
 
 def _network(table: RobustnessTable, row: Row) -> str:
@@ -167,7 +171,11 @@ def _moves(change: Difference) -> str:
 
 
 def _interval(change: Difference) -> str:
-    return f"95% interval {names.points(change.low)} to {names.points(change.high)}"
+    # An end that is not zero must not look like zero where the words say that there is a difference.
+    nearest = min(abs(change.low), abs(change.high))
+    digits = next((n for n in (1, 2, 3) if change.sign == 0 or float(names.percent(nearest, n)) > 0), 4)
+    low, high = (names.points(end, digits=digits) for end in (change.low, change.high))
+    return f"95% interval {low} to {high}"
 
 
 def _verdict(blocked: int | None, straight: int | None) -> str:
@@ -177,7 +185,7 @@ def _verdict(blocked: int | None, straight: int | None) -> str:
         case (1, 1):
             return f"The gain is there for {ATTACKER}, too."
         case (1, 0):
-            return f"The gain is not there for {ATTACKER}: for that one, nothing clear is left of it."
+            return f"The gain is not clearly there for {ATTACKER}: no clear difference is left."
         case (1, -1):
             return (
                 f"The gain is not there for {ATTACKER}: against that one it is weaker than the dense teacher."

@@ -3,6 +3,7 @@
 from recorded_runs import DENSE, PROTOCOL, Recorded, Recorder, noise, read_back
 
 from analysis.notes import attack_params, flags
+from analysis.runs import stage_runs
 from analysis.tables.robustness import build_table
 
 COUNTS = {"clean": 150, "pgd20": 90}
@@ -80,3 +81,31 @@ def test_the_protocol_is_read_from_the_parameters(demo: Recorded) -> None:
         "steps": "20",
         "gradient": "straight_through",
     }
+
+
+def test_a_column_that_promises_another_attack_is_flagged(recorder: Recorder) -> None:
+    params = {
+        "attacks.pgd20.steps": "3",
+        "attacks.pgd20_straight_through.gradient": "blocked",
+        "attacks.fgsm.gradient": "straight_through",
+    }
+    recorder.attack(recorder.parent("misnamed"), DENSE, COUNTS, params=PROTOCOL | params)
+    said = flags_of(recorder, "misnamed").splitlines()
+    assert said == [
+        "The column FGSM had gradient straight_through, not blocked.",
+        "The column PGD-20 had steps 3, not 20.",
+        "The column PGD-20, straight-through had gradient blocked, not straight_through.",
+    ]
+
+
+def test_older_stages_before_the_attacks_are_flagged(recorder: Recorder) -> None:
+    parent = recorder.parent("older-stages")
+    recorder.stage(parent, "prepare")
+    recorder.stage(parent, "pretrain", git_commit="a" * 40)
+    recorder.stage(parent, "distill", git_dirty="true")
+    recorder.attack(parent, DENSE, COUNTS)
+    found = read_back(recorder, "older-stages", {})
+    [said] = flags(build_table(found.runs), stage_runs(found.parent, stage=None), found.parent)
+    assert said.endswith(
+        "as it stands: pretrain from aaaaaaaaaa, distill from cccccccccc with uncommitted changes."
+    )

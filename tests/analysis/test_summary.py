@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.comparison import Share
+from analysis.comparison import Share, difference
 from analysis.summary import Summary, attack_pair, summarise
 from analysis.tables.robustness import PROVENANCE, RobustnessTable, Row
 
@@ -68,7 +68,7 @@ def test_a_gain_that_only_blocked_gradients_show() -> None:
     ("blocked", "straight", "verdict", "overall"),
     [
         (650, 640, "The gain is there for an attacker", "The gain is also there for"),
-        (650, 505, "differentiates the low-precision path: for that one, nothing clear is left", "not there"),
+        (650, 505, "The gain is not clearly there for an attacker", "not clearly there"),
         (505, 495, "Neither attacker tells it clearly from the dense teacher.", ""),
         (505, 640, "A gain shows only against", ""),
         (505, 350, "There is no clear gain to begin with, and a loss against", ""),
@@ -93,6 +93,17 @@ def test_few_images_leave_no_clear_difference() -> None:
     assert "gain is" not in text
 
 
+def test_a_clear_difference_never_has_an_interval_that_looks_like_zero() -> None:
+    # 570 against 525 of 1000: the interval begins 0.13 points above zero
+    change = difference(Share(correct=570, images=1000), Share(correct=525, images=1000))
+    assert 0.001 < change.low < 0.002
+    # 545 against 501 of 1000: 0.02 points
+    change = difference(Share(correct=545, images=1000), Share(correct=501, images=1000))
+    assert 0 < change.low < 0.0005
+    text = summary(noisy(790, 545, 500), dense=(800, 501, 500)).chosen[0][1]
+    assert "rises by 4.4 points (95% interval +0.02 to +8.75)" in text
+
+
 def test_several_networks_are_counted() -> None:
     rows = [noisy(790, 650, 350), noisy(790, 650, 640, cost=0.084), noisy(790, 505, 500, cost=0.57)]
     headline = summary(*rows).headline
@@ -109,6 +120,11 @@ def test_several_networks_are_counted() -> None:
     both = summary(noisy(790, 650, 350), noisy(790, 650, 340)).headline
     assert "all 2 are clearly above the dense teacher." in both
     assert "Of the 2 gains none is there for" in both
+    unclear = summary(noisy(790, 650, 350), noisy(790, 650, 500)).headline
+    assert "Of the 2 gains none is clearly there for" in unclear
+    kept = summary(noisy(790, 650, 640), noisy(790, 650, 640)).headline
+    assert "All 2 gains are also there for" in kept
+    assert " gain" not in summary(noisy(790, 650, None)).headline
 
 
 def test_missing_numbers_are_not_compared() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
@@ -15,7 +15,7 @@ from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
-from nenni_core.training.objectives import OBJECTIVES, Objective, StepContext
+from nenni_core.training.objectives import OBJECTIVES, StepContext
 from nenni_core.training.recipe import Recipe, learning_rate
 from nenni_core.training.state import identity, pack, refuse_another_run, unpack
 from nenni_core.training.validation import autocast, eval_mode, validate
@@ -130,6 +130,30 @@ def train(
     )
 
 
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Float[Tensor, "batch channels height width"],
+    y: Int[Tensor, "batch"],
+    *,
+    recipe: Recipe,
+    generator: torch.Generator,
+    epoch: int = 1,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
+    """One step of `optimizer` on the recipe's objective; the loss and the logits before it, detached.
+
+    `x` is in [0, 1]; `generator` is the stream of the attack. Nothing in here waits for the device.
+    """
+    with ExitStack() as after_step:
+        context = StepContext(recipe=recipe, generator=generator, epoch=epoch, after_step=after_step)
+        with autocast(x.device, recipe):
+            loss, logits = OBJECTIVES[recipe.objective].step(model, x, y, context)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.detach(), logits.detach()
+
+
 class _Run:
     """The state of one call of `train`: everything that a checkpoint holds."""
 
@@ -151,7 +175,7 @@ class _Run:
             "validation_images": validation_images.to(device),
             "validation_labels": validation_labels.to(device, torch.int64),
         }
-        self.objective: Objective = OBJECTIVES[recipe.objective]
+        self.select_by = OBJECTIVES[recipe.objective].select_by
         _channels_last(model)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -202,7 +226,7 @@ class _Run:
             validation_robust_accuracy=robust,
             seconds=time.perf_counter() - start,
         )
-        score = {"clean": clean, "robust": robust}[self.objective.select_by]
+        score = {"clean": clean, "robust": robust}[self.select_by]
         if not self.best_epoch or score > self._best_score():
             self.best, self.best_epoch = portable(self.model.state_dict()), record.epoch
         self.history.append(record)
@@ -214,13 +238,16 @@ class _Run:
         # Sums stay on the device: reading one would make the host wait for the step.
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        generator = self.generators["attack"]
         first_bad = torch.full((), len(self.bounds), device=self.device)
         for batch, (low, high) in enumerate(self.bounds):
             index = order[low:high]
             x, y = self._augmented(images, index), labels[index]
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate(epoch, batch)
-            loss, logits = self._step(x, y, epoch)
+            loss, logits = training_step(
+                self.model, self.optimizer, x, y, recipe=self.recipe, generator=generator, epoch=epoch + 1
+            )
             loss_sum += loss.double() * (high - low)
             correct += (logits.argmax(1) == y).sum()
             first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=batch))
@@ -232,22 +259,6 @@ class _Run:
         last = torch.where(self._weights_are_finite(), first_bad, first_bad.clamp(max=len(self.bounds) - 1))
         self._check_finite(epoch, last)
         return loss_sum.item() / len(labels), correct.item() / len(labels)
-
-    def _step(self, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; the loss and the logits before it, detached."""
-        with ExitStack() as after_step:
-            context = StepContext(
-                recipe=self.recipe,
-                generator=self.generators["attack"],
-                epoch=epoch + 1,
-                after_step=after_step,
-            )
-            with autocast(self.device, self.recipe):
-                loss, logits = self.objective.step(self.model, x, y, context)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-        return loss.detach(), logits.detach()
 
     def _augmented(self, images: Stored, index: Tensor) -> Tensor:
         recipe = self.recipe
@@ -266,7 +277,7 @@ class _Run:
 
     def _best_score(self) -> float:
         best = self.history[self.best_epoch - 1]
-        if self.objective.select_by == "clean":
+        if self.select_by == "clean":
             return best.validation_clean_accuracy
         return best.validation_robust_accuracy
 

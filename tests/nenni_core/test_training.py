@@ -17,8 +17,8 @@ from nenni_core.attacks.pgd import pgd
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.randomness import make_generator
 from nenni_core.training import OBJECTIVES, Objective, StepContext, TrainingResult, train
-from nenni_core.training.augmentation import augment
-from nenni_core.training.loop import batch_bounds
+from nenni_core.training.augmentation import augment, pixels
+from nenni_core.training.loop import batch_bounds, training_step
 from nenni_core.training.validation import validate
 
 
@@ -199,6 +199,15 @@ def test_the_attack_sees_the_model_in_train_mode() -> None:
     fit(model, epochs=1)
     # Three batches, each seen by two steps of the attack and by the loss; validation counts nothing.
     assert int(model[1].num_batches_tracked) == 3 * (2 + 1)
+
+
+def test_a_random_model_shows_the_attack_one_draw_and_the_loss_another() -> None:
+    model = net(noisy=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    images, labels, *_ = problem()
+    generator = torch.Generator().manual_seed(0)
+    training_step(model, optimizer, pixels(images), labels, recipe=recipe(steps=5), generator=generator)
+    assert [module.draws for module in model if isinstance(module, Jitter)] == [2]
 
 
 def test_progress_counts_every_batch_of_every_epoch() -> None:

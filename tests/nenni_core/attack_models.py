@@ -9,12 +9,18 @@ CLASSES = 4
 
 
 def seeded(model: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
-    """`model` with normal weights of standard deviation scale / sqrt(inputs)."""
+    """`model` with normal weights of standard deviation scale / sqrt(inputs), and small biases.
+
+    The weights of an output sum to 0: an equal shift of all inputs, as every image has, then decides nothing.
+    """
     generator = make_generator(seed, "weights")
     with torch.no_grad():
-        for parameter in model.parameters():
-            fan_in = max(1, parameter[0].numel())
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale / fan_in**0.5)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                weight = torch.randn(module.weight.shape, generator=generator).flatten(1)
+                weight = (weight - weight.mean(1, keepdim=True)) * scale / weight.shape[1] ** 0.5
+                module.weight.copy_(weight.view_as(module.weight))
+                module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=generator))
     return model
 
 

@@ -1,6 +1,7 @@
 """The contract of every attack, one table row per attack, and what theory says about their results."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from nenni_core.attacks import (
     paper_protocol,
     run_attack,
 )
+from nenni_core.attacks.pgd import pgd
 from nenni_core.errors import InputError
 from nenni_core.inject import gradient_mode, inject, injected_layers
 from nenni_core.injection import Injection
@@ -42,6 +44,17 @@ TABLE = [
     (AttackSpec(name="mifgsm_forgetful", kind="mifgsm", steps=6, decay=0.0), 6),
 ]
 SPECS = [row[0] for row in TABLE]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small are several times faster so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 every_row = pytest.mark.parametrize(("spec", "passes"), TABLE, ids=[spec.name for spec in SPECS])
 every_attack = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
@@ -330,6 +343,18 @@ class TestAgainstTheLibrary:
             torch.manual_seed(11)
             expected = build(net)(x, y)
         assert torch.equal(attack(spec, net, x, y, seed=11), expected)
+
+    @settings(max_examples=10, deadline=None)
+    @given(seed=st.integers(0, 10_000), steps=st.integers(1, 8), step=st.floats(0.002, 0.1))
+    def test_pgd_equals_our_own(self, seed, steps, step):
+        """The loop that training uses, from the clean image; both are the same formula."""
+        net, x, y = conv_net(seed).eval(), float_images(4, seed=seed), random_labels(4, seed=seed)
+        spec = AttackSpec(name="pgd", kind="pgd", steps=steps, step_size=step, random_start=False)
+        generator = torch.Generator()
+        own = pgd(
+            net, x, y, eps=8 / 255, step_size=step, steps=steps, generator=generator, random_start=False
+        )
+        assert torch.allclose(attack(spec, net, x, y), own, rtol=0, atol=1e-6)
 
     def test_momentum_of_a_vanished_gradient(self):
         """A sample of which the model is too sure is left alone by the library, and moved by the adapter."""

@@ -78,7 +78,8 @@ def configure_torch(threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # does what `use_deterministic_algorithms(True)` does, without importing the compiler (seconds)
+    torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     # TF32 would round inputs of float32 products to 10 bits
     torch.backends.cudnn.allow_tf32 = False

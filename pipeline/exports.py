@@ -64,9 +64,13 @@ def _metrics(stage: str, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _comparable(stage: str, metrics: dict[str, float]) -> dict[str, float]:
-    """What is worth comparing between two versions: for `attack` the accuracies and the cost."""
-    if stage != "attack":
-        return dict(metrics)
+    """What is worth comparing between two versions: accuracies and the cost."""
+    if stage == "finetune":
+        return {
+            "validation_clean": metrics["last_validation_clean_accuracy"],
+            "validation_robust": metrics["last_validation_robust_accuracy"],
+            "mean_density": metrics["mean_density"],
+        }
     chosen = {
         name.removeprefix("accuracy/"): value
         for name, value in metrics.items()

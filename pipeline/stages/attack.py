@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars
-
 from nenni_core.attacks import AttackSpec
 from nenni_core.bitops import bitops
 from nenni_core.evaluation import evaluate
@@ -37,6 +35,8 @@ def run(
 
     All that is random is drawn from (`seed`, attack), so that models of one seed meet the same attacks.
     """
+    import polars  # not at the top: slow, and not needed when everything is in the store
+
     data = load_prepared(inputs["prepare"])
     # the choice of images depends on nothing but the data, so that all models and seeds share it
     test = data.test.limited(config.images, 0)

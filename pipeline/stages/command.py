@@ -86,7 +86,7 @@ def run_set(
     """Ensure `stage`, and all before it, for every experiment of a set, and write what DVC follows."""
     plans = plan(parameters.experiments())
     tracker = Tracker(parameters.tracking, plans, store=store, report=say) if tracked else None
-    observer = Narrator(tracker or Unobserved())
+    observer = Narrator(stage, tracker or Unobserved())
     concerned = [planned for planned in plans if stage in planned.experiment.stages]
     if recompute:
         for key in {planned.keys[stage] for planned in concerned}:
@@ -121,7 +121,8 @@ def _labelled(progress: ProgressCallback, subject: str) -> ProgressCallback:
 class Narrator:
     """Says in one line what was computed and what was there; passes everything on to another observer."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, stage: str, observer: Observer) -> None:
+        self._stage = stage
         self._observer = observer
         self._said: set[str] = set()
 
@@ -132,9 +133,9 @@ class Narrator:
             yield on_record
 
     def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:
-        """Say it once per entry, then pass on."""
+        """Say it once per entry (of earlier stages only what was computed), then pass on."""
         key = plan.keys[stage]
-        if key not in self._said:
+        if key not in self._said and not (cached and stage != self._stage):
             self._said.add(key)
             how = f"computed in {entry.manifest.seconds:.1f} s"
             if cached:

@@ -1,0 +1,168 @@
+"""What DVC's users do, done: in a copy of this repository with a tiny experiment."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_experiment import TINY
+
+from pipeline.experiment import ExperimentSet
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("nenni_core", "pipeline", "analysis", "paper", "dvc.yaml", ".dvc/config", ".dvcignore")
+
+
+class Checkout:
+    """A git repository of its own, with DVC's commands in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        scripts = str(Path(sys.executable).parent)
+        self.environment = os.environ | {
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "DVC_NO_ANALYTICS": "true",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        for name in ("MLFLOW_TRACKING_URI", "NENNI_STORE"):
+            self.environment.pop(name, None)
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        return self.run("git", *identity, *arguments)
+
+    def json(self, *command: str) -> Any:
+        return json.loads(self.run(*command).splitlines()[-1])
+
+    def accuracy(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics" / "attack.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The tiny experiment after its first `dvc repro`, committed."""
+    copy = Checkout(tmp_path_factory.mktemp("checkout"))
+    for name in (*COPIED, ".gitignore"):
+        source, target = ROOT / name, copy.folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    # the attacks that dvc.yaml plots
+    attacks = yaml.safe_load((ROOT / "params.yaml").read_text())["attack"]["attacks"]
+    for attack in attacks.values():
+        attack["steps"] = 2
+    content = TINY | {"attack": TINY["attack"] | {"attacks": attacks}}
+    # with every key, as DVC wants the keys that dvc.yaml names to be there
+    complete = ExperimentSet.model_validate(content).model_dump(mode="json")
+    (copy.folder / "params.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))
+    copy.git("init", "-q", "-b", "main")
+    copy.git("add", "-A")
+    copy.git("commit", "-q", "-m", "tiny")
+    copy.run("dvc", "repro")
+    copy.git("add", "-A")
+    copy.git("commit", "-q", "-m", "results")
+    return copy
+
+
+def test_results_are_followed_by_git_and_work_products_are_not(checkout: Checkout) -> None:
+    tracked = set(checkout.git("ls-files").splitlines())
+    assert {"dvc.lock", "metrics/attack.json", "plots/accuracy.csv", "plots/learning_curve.csv"} <= tracked
+    assert not [name for name in tracked if name.startswith(("store/", "outputs/", "reports/", "mlflow"))]
+    assert set(checkout.accuracy()) == {"dense", "ratio-0.9-clean"}
+    assert (checkout.folder / "reports" / "report.html").is_file()
+
+
+def test_a_second_repro_does_nothing(checkout: Checkout) -> None:
+    said = checkout.run("dvc", "repro")
+    assert "Running stage" not in said
+    assert said.count("didn't change, skipping") == 6
+    assert checkout.git("status", "--porcelain") == ""
+
+
+def test_nothing_is_lost_with_what_dvc_deletes(checkout: Checkout) -> None:
+    """DVC deletes outs before it runs a stage again; the store is none, so the work is still there."""
+    before = checkout.accuracy()
+    said = checkout.run("dvc", "repro", "--force", "--single-item", "attack")
+    assert "Running stage 'attack'" in said
+    assert "computed in" not in said
+    assert checkout.accuracy() == before
+    assert checkout.git("status", "--porcelain", "metrics", "plots") == ""
+
+
+def test_plots_are_shown(checkout: Checkout) -> None:
+    shown = checkout.json("dvc", "plots", "show", "--json")
+    definitions = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    titles = {title for definition in definitions for title in definition}
+    assert titles <= set(shown["data"])
+    assert not shown.get("errors")
+    # every file and column that a plot names exists and has values
+    for definition in definitions:
+        for plot in definition.values():
+            for name, columns in plot["y"].items():
+                with (checkout.folder / name).open() as file:
+                    rows = list(csv.DictReader(file))
+                assert rows
+                for column in [plot["x"], *([columns] if isinstance(columns, str) else columns)]:
+                    assert all(float(row[column]) >= 0 for row in rows), (name, column)
+    page = checkout.run("dvc", "plots", "show")
+    assert "index.html" in page
+
+
+def test_an_experiment_with_another_ratio(checkout: Checkout) -> None:
+    said = checkout.run("dvc", "exp", "run", "-S", "finetune.ratio=0.99", "-n", "more-noise")
+    assert "Stage 'distill' didn't change, skipping" in said
+    assert "Running stage 'finetune'" in said
+    after = checkout.accuracy()
+    assert set(after) == {"dense", "ratio-0.99-clean"}
+
+    difference = checkout.json("dvc", "metrics", "diff", "--json")["metrics/attack.json"]
+    assert difference["ratio-0.99-clean.bitops_ratio"]["new"] == after["ratio-0.99-clean"]["bitops_ratio"]
+    assert difference["ratio-0.9-clean.bitops_ratio"]["old"] == pytest.approx(0.173, abs=0.01)
+    assert not [name for name in difference if name.startswith("dense.")]  # the teacher is the same
+
+    table = checkout.run("dvc", "exp", "show", "--csv")
+    rows = list(csv.DictReader(line for line in table.splitlines() if "," in line))
+    [experiment] = [row for row in rows if row["Experiment"] == "more-noise"]
+    assert experiment["params.yaml:finetune.ratio"] == "0.99"
+    assert float(experiment["ratio-0.99-clean.clean"]) == after["ratio-0.99-clean"]["clean"]
+
+    comparison = checkout.json("dvc", "plots", "diff", "--json", "main")
+    assert not comparison.get("errors")
+    checkout.git("checkout", "-q", "--", ".")
+    checkout.run("dvc", "checkout", "-q")
+    assert set(checkout.accuracy()) == {"dense", "ratio-0.9-clean"}
+    assert "Running stage" not in checkout.run("dvc", "repro")
+
+
+def test_the_papers_pipeline_runs_beside_the_default(checkout: Checkout) -> None:
+    """Its stages and files; the paper's own configuration would take a GPU (test_paper_configuration.py)."""
+    parameters = yaml.safe_load((checkout.folder / "params.yaml").read_text())
+    parameters["tracking"]["experiment"] = "paper"
+    (checkout.folder / "paper" / "params.yaml").write_text(yaml.safe_dump(parameters))
+    said = checkout.run("dvc", "repro", "paper/dvc.yaml")
+    order = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+    names = ("prepare", "pretrain", "distill", "finetune", "attack", "report")
+    assert order == [f"paper/dvc.yaml:{name}" for name in names]
+    assert "computed in" not in said  # one store for both
+    own = checkout.folder / "metrics" / "paper" / "attack.json"
+    assert json.loads(own.read_text()) == checkout.accuracy()
+    assert (checkout.folder / "outputs" / "paper" / "report" / "report.html").is_file()
+    assert "Running stage" not in checkout.run("dvc", "repro")

@@ -23,6 +23,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export RAY_USAGE_STATS_ENABLED := 0
+# waiting threads sleep: see pipeline/__init__.py
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help
 help: ## list these targets

@@ -213,7 +213,7 @@ class _Bench:
             on_progress(spec.name, min((number + 1) * self.batch_size, len(self.images)), len(self.images))
         return AttackOutcome(
             spec=spec,
-            correct=wanted & (predicted == self.labels),
+            correct=predicted == self.labels,  # False where not attacked: there the clean prediction stands
             predicted=predicted,
             attacked=int(wanted.sum()),
             forwards=cost.forwards,

@@ -23,8 +23,6 @@ from nenni_core.randomness import held_noise, noise_streams, set_noise
 BALL_TOLERANCE = 1e-6
 """How far float32 rounding may carry a pixel out of the eps ball."""
 
-_TINY_GRADIENT = 1e-20  # below this a mean of float32 magnitudes can underflow
-
 
 class AttackError(RuntimeError):
     """An attack broke its contract; the message names the attack and by how much."""
@@ -97,9 +95,8 @@ class _Victim(nn.Module):
         # gradient / mean|gradient| is 0/0 for a sample without gradient. PyTorch's sign(NaN) is 0 and the
         # momentum stays NaN, so the sample would silently never move again. The formula says nothing
         # there; a random direction loses nothing and may find a gradient.
-        scaled = torch.where(largest < _TINY_GRADIENT, gradient / largest, gradient)
         random_signs = torch.rand_like(gradient).sub_(0.5).sign_()
-        return torch.where(largest == 0, random_signs, scaled)
+        return torch.where(largest == 0, random_signs, gradient)
 
 
 def check_logits_shape(logits: Tensor, images: int, num_classes: int) -> None:
@@ -199,8 +196,7 @@ def run_attack(
     if len(x) == 0:
         return x.clone()
     with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        torch.inference_mode(False),  # switches gradients on as well, inside `no_grad` too
         full_precision(x.device),
         frozen_for_evaluation(model),
         gradient_mode(model, spec.gradient),

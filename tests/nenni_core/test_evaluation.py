@@ -376,6 +376,24 @@ class TestResume:
         for changes in ({"seed": 1}, {"count": 22}, {"batch_size": 7}, {"keep_examples": 3}):
             assert work(net, **changes) == {"clean", "fgsm"}
 
+    def test_other_images_and_labels_are_other_work(self, net, tmp_path):
+        images, labels = byte_images(12), mostly_right_labels(net, byte_images(12))
+        for change_images, change_labels in ((0, 0), (1, 0), (0, 1)):
+            images[1, 0, 0, 0] ^= change_images
+            labels[0] = (labels[0] + change_labels) % CLASSES
+            calls = []
+            arguments = {"num_classes": CLASSES, "batch_size": 5}
+            evaluate(
+                net,
+                images,
+                labels,
+                [FGSM],
+                resume_dir=tmp_path,
+                on_progress=lambda *c, calls=calls: calls.append(c),
+                **arguments,
+            )
+            assert len(calls) == 6  # three batches each, and nothing read
+
     def test_other_weights_are_other_work(self, net, work):
         work(net)
         with torch.no_grad():

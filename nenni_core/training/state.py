@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nenni_core.errors import InputError
+from nenni_core.inject import injected_layers
 from nenni_core.randomness import load_noise_state, noise_state
 from nenni_core.training.checkpoint import digest
 from nenni_core.training.recipe import Recipe
@@ -23,6 +24,7 @@ def identity(model: nn.Module, data: Mapping[str, Tensor], recipe: Recipe, seed:
         **settings,
         "seed": seed,
         "model": repr(model),
+        "injection": sorted({repr(layer.injection) for layer in injected_layers(model).values()}),
         "device type": next(model.parameters()).device.type,
         "initial weights": digest(model.state_dict()),
         "trained parameters": [name for name, p in model.named_parameters() if p.requires_grad],

@@ -391,6 +391,21 @@ def test_a_finished_run_returns_at_once_and_another_one_is_refused(tmp_path: Pat
         train(net(), *problem(seed=1), recipe(), seed=0, checkpoint_dir=tmp_path)
 
 
+def test_the_same_weights_under_another_injection_are_another_run(tmp_path: Path) -> None:
+    fit(inject(net(), Injection(ratio=0.5)), epochs=1, checkpoint_dir=tmp_path)
+    with pytest.raises(InputError, match=r"another run .injection was"):
+        fit(inject(net(), Injection(ratio=0.6)), epochs=1, checkpoint_dir=tmp_path)
+
+
+def test_an_epoch_is_reported_once_it_is_on_the_disk(tmp_path: Path) -> None:
+    newest: list[str] = []
+    train(
+        net(), *problem(), recipe(), seed=0, checkpoint_dir=tmp_path,
+        on_epoch=lambda record: newest.append(max(path.name for path in tmp_path.iterdir())),
+    )  # fmt: skip
+    assert newest == [f"epoch-{epoch:05d}.safetensors" for epoch in (1, 2, 3)]
+
+
 def test_damage_costs_one_epoch_or_all_but_never_the_run(tmp_path: Path) -> None:
     expected = fit(net(), checkpoint_dir=tmp_path)
     second, third = sorted(tmp_path.iterdir())

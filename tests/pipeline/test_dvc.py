@@ -152,17 +152,19 @@ def test_an_experiment_with_another_ratio(checkout: Checkout) -> None:
     assert "Running stage" not in checkout.run("dvc", "repro")
 
 
-def test_the_papers_pipeline_runs_beside_the_default(checkout: Checkout) -> None:
-    """Its stages and files; the paper's own configuration would take a GPU (test_paper_configuration.py)."""
+def test_the_papers_pipeline_stands_beside_the_default(checkout: Checkout) -> None:
+    """Its first stages run; all of its own configuration would take a GPU (test_paper_configuration.py)."""
+    stages = [line.split()[0] for line in checkout.run("dvc", "stage", "list", "paper/dvc.yaml").splitlines()]
+    default = [line.split()[0] for line in checkout.run("dvc", "stage", "list", "dvc.yaml").splitlines()]
+    assert stages == [f"paper/dvc.yaml:{name}" for name in default]
     parameters = yaml.safe_load((checkout.folder / "params.yaml").read_text())
     parameters["tracking"]["experiment"] = "paper"
     (checkout.folder / "paper" / "params.yaml").write_text(yaml.safe_dump(parameters))
-    said = checkout.run("dvc", "repro", "paper/dvc.yaml")
+    said = checkout.run("dvc", "repro", "paper/dvc.yaml:pretrain")
     order = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
-    names = ("prepare", "pretrain", "distill", "finetune", "attack", "report")
-    assert order == [f"paper/dvc.yaml:{name}" for name in names]
+    assert order == ["paper/dvc.yaml:prepare", "paper/dvc.yaml:pretrain"]
     assert "computed in" not in said  # one store for both
-    own = checkout.folder / "metrics" / "paper" / "attack.json"
-    assert json.loads(own.read_text()) == checkout.accuracy()
-    assert (checkout.folder / "outputs" / "paper" / "report" / "report.html").is_file()
+    for name in ("metrics/{}pretrain.json", "plots/{}learning_curve.csv", "outputs/{}pretrain/entries.json"):
+        own, default_file = (checkout.folder / name.format(part) for part in ("paper/", ""))
+        assert own.read_bytes() == default_file.read_bytes()
     assert "Running stage" not in checkout.run("dvc", "repro")

@@ -70,8 +70,12 @@ def user_errors(model: type[BaseModel] | None = None, source: Path | None = None
         raise typer.Exit(130) from None
 
 
-def configure_torch(threads: int | None) -> None:
-    """Deterministic algorithms only; `threads` CPU threads, or PyTorch's own choice."""
+def configure_torch(threads: int | None, device: str = "cpu") -> None:
+    """Deterministic algorithms; `threads` CPU threads, or PyTorch's own choice.
+
+    On the CPU an operation without a deterministic algorithm is an error. On an accelerator it is a warning:
+    `kthvalue`, for one, is refused there although its values (not its indices) are deterministic.
+    """
     # cuBLAS reads this when it is first used
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
@@ -79,7 +83,7 @@ def configure_torch(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     # does what `use_deterministic_algorithms(True)` does, without importing the compiler (seconds)
-    torch.set_deterministic_debug_mode("error")
+    torch.set_deterministic_debug_mode("error" if device == "cpu" else "warn")
     torch.backends.cudnn.benchmark = False
     # TF32 would round inputs of float32 products to 10 bits
     torch.backends.cudnn.allow_tf32 = False

@@ -113,6 +113,8 @@ class _Session:
         self._wanted = {key for planned in plans for key in planned.keys.values()}
         with exclusive(uri):
             self._parent = self._find_or_create_parent(plans)
+        # a set that is run again is the newest one, though its run is an old one
+        self._client.set_tag(self._parent, "last_used_ms", str(int(time.time() * 1000)))
         self._children: dict[str, str] = {}
         self._done: set[str] = set()
         for run in self._search(f"tags.`{PARENT}` = '{self._parent}'"):

@@ -58,8 +58,9 @@ def stage_app(stage: str) -> typer.Typer:
         ] = False,
     ) -> None:
         with user_errors(ExperimentSet, params):
-            configure_torch(threads)
-            runtime = Runtime(device=choose_device(device), threads=threads)
+            chosen = choose_device(device)
+            configure_torch(threads, chosen)
+            runtime = Runtime(device=chosen, threads=threads)
             run_set(
                 stage,
                 load_parameters(params),

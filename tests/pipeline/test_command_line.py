@@ -95,5 +95,8 @@ def torch_settings() -> Iterator[None]:
 @pytest.mark.usefixtures("torch_settings")
 def test_torch_is_made_deterministic() -> None:
     configure_torch(1)
+    assert torch.get_deterministic_debug_mode() == 2  # an error
+    configure_torch(1, "cuda")
+    assert torch.get_deterministic_debug_mode() == 1  # a warning
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == 1

@@ -1,5 +1,6 @@
 """Parameter files: expansion into experiments, and one clear line per mistake."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,8 +12,9 @@ from nenni_core.injection import Injection
 from nenni_core.training import OBJECTIVES, Recipe
 from nenni_core.training.recipe import PRECISIONS, SCHEDULES
 from pipeline.config import AttackConfig, Distill, FineTune, Pretrain, Training
-from pipeline.experiment import ExperimentSet
+from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.problems import describe
+from pipeline.values import read_yaml
 
 
 def problems(content: dict[str, Any]) -> list[str]:
@@ -160,3 +162,23 @@ def test_every_field_says_what_it_is() -> None:
 
     assert undescribed(ExperimentSet, "") == []
     assert undescribed(AttackConfig, "") == []
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FOR_DVC = [ROOT / "params.yaml", ROOT / "paper" / "params.yaml"]
+OTHERS = sorted((ROOT / "small").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FOR_DVC + OTHERS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_our_own_parameter_files_are_valid(path: Path) -> None:
+    assert load_parameters(path).experiments()
+
+
+@pytest.mark.parametrize("path", FOR_DVC, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_parameter_files_for_dvc_are_complete(path: Path) -> None:
+    """`dvc exp run -S` and DVC's tables know only the keys that are written down."""
+    written = read_yaml(path)
+    assert set(written) == set(ExperimentSet.model_fields)
+    for section, field in ExperimentSet.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            assert set(written[section]) == set(field.annotation.model_fields), section

@@ -21,9 +21,11 @@ from nenni_core.inject import injected_layers
 from nenni_core.masks import mask_densities
 from nenni_core.statistics import wilson_interval
 from pipeline.artifacts import ARRAYS, array_digest, load_model, load_prepared
+from pipeline.command_line import configure_torch
 from pipeline.exports import Folders, Result, export
 from pipeline.files import read_json
 from pipeline.runner import Plan, ensure
+from pipeline.runtime import Runtime
 from pipeline.stages.command import stage_app
 from pipeline.store import TIMING, Entry, Store
 
@@ -252,6 +254,17 @@ def test_every_choice_runs_and_repeats(tmp_path: Path, tiny: dict[str, Any], cha
     density = 0.5 if tiny["finetune"]["pattern"] else 0.1
     measured = read_json(tmp_path / "one" / "finetune" / planned.keys["finetune"] / "densities.json")
     assert np.mean(list(measured.values())) == pytest.approx(density, abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_it_runs_and_repeats_on_an_accelerator(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    tiny["finetune"] |= {"selection": "threshold", "dense": False}
+    [planned] = plans_of(tiny)
+    configure_torch(THREADS, "cuda")
+    runtime = Runtime(device="cuda")
+    entries = [ensure("attack", planned, store=Store(tmp_path / name), runtime=runtime) for name in "ab"]
+    assert entries[0].manifest.digest == entries[1].manifest.digest
 
 
 def test_the_files_for_dvc(tmp_path: Path, store: Store, plans: list[Plan]) -> None:

@@ -146,9 +146,12 @@ def test_tracking_twice_adds_nothing(
     store, plans = store_set(tmp_path, tiny)
     track(store, plans, settings, uri)
     before = {run.info.run_id: run for run in all_runs(client, settings)}
+    [parent], _ = runs_of(client, settings)
     track(store, plans, settings, uri)
     after = {run.info.run_id: run for run in all_runs(client, settings)}
     assert before.keys() == after.keys()
+    used = [int(runs[parent.info.run_id].data.tags["last_used_ms"]) for runs in (before, after)]
+    assert used[0] < used[1]
     for run_id, run in before.items():
         assert run.data.metrics == after[run_id].data.metrics
         assert history(client, run) == history(client, after[run_id])

@@ -177,16 +177,16 @@ def sorting_network(length: int) -> tuple[tuple[int, int], ...]:
 
 
 def _below_the_largest(keys: Int[Tensor, "rows length"], keep: int) -> Int[Tensor, "rows length"]:
-    """-1 for all but the `keep` largest non-negative keys of each row, 0 for those; overwrites `keys`."""
+    """-1 for all but the `keep` largest non-negative keys of each row, 0 for those."""
     length = keys.shape[1]
     if keep <= 0 or keep >= length:
         return torch.full_like(keys, 0 if keep > 0 else -1)
-    difference = keys.sub_(_kth_largest(keys, keep))
-    bits = difference >> (torch.iinfo(keys.dtype).bits - 1)
+    smallest_kept = _kth_largest(keys, keep)
+    bits = torch.sub(keys, smallest_kept).bitwise_right_shift_(torch.iinfo(keys.dtype).bits - 1)
     beyond = bits.sum(dim=1, dtype=torch.int32) + (length - keep)  # ties that are kept but should not be
     rows = beyond.nonzero().flatten()
     if len(rows) > 0:
-        tied = difference[rows] == 0
+        tied = keys[rows] == smallest_kept[rows]
         last = tied.sum(dim=1, keepdim=True) - beyond[rows].unsqueeze(1)
         bits[rows] -= (tied & (tied.cumsum(dim=1) > last)).to(bits.dtype)
     return bits

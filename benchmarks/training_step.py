@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="train in both precisions instead of timing")
     parser.add_argument("--data", choices=sorted(DATASETS), default="digits", help="with --accuracy")
     parser.add_argument("--epochs", type=int, default=8, help="with --accuracy")
-    parser.add_argument("--seeds", type=int, default=5, help="with --accuracy, 2 or more")
+    parser.add_argument("--seeds", type=int, default=10, help="with --accuracy, 2 or more")
     parser.add_argument("--out", type=Path, help="write the measurements here, as JSON")
     arguments = parser.parse_args()
     if arguments.accuracy and arguments.seeds < 2:

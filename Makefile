@@ -63,8 +63,9 @@ ui: env ## browse the tracked runs on 127.0.0.1, port 5000 or PORT=...
 	  --artifacts-destination "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 .PHONY: bench
-bench: env ## what noise injection costs in PyTorch on this machine, against the dense network
+bench: env ## speed on this machine: injected networks against dense, our training step against the plain one
 	python -m benchmarks.injected_network
+	python -m benchmarks.training_step
 
 .PHONY: lint
 lint: env ## formatting, lint and types, changing nothing

@@ -39,9 +39,15 @@ def test_largest_per_row_equals_a_stable_sort(scores, data) -> None:  # type: ig
     assert torch.equal(largest_per_row(tensor, keep), by_stable_sort(tensor, keep))
 
 
-def test_long_rows_of_several_threads_equal_a_stable_sort() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_long_rows_equal_a_stable_sort_on_any_number_of_threads(threads: int) -> None:
     scores = torch.randn(9, 40_000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(largest_per_row(scores, 4000), by_stable_sort(scores, 4000))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(largest_per_row(scores, 4000), by_stable_sort(scores, 4000))
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(scores=SCORES, text=PATTERNS)

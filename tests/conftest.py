@@ -1,4 +1,4 @@
-"""For the whole suite: one thread, which is faster for tensors this small and does not suffer from neighbours."""
+"""For the whole suite: one thread, which is faster for small tensors and does not suffer from neighbours."""
 
 import os
 

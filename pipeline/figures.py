@@ -93,7 +93,7 @@ def densities(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         [row["index"] for row in rows], [row["nominal"] for row in rows], color=_COLOURS[1], label="nominal"
     )
     axes.set_ylim(0, max(0.05, 1.15 * max(max(row["density"], row["nominal"]) for row in rows)))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     _plain(axes, "Precise neurons", "layer", "share")
     _save(figure, path)
 

@@ -54,6 +54,17 @@ def test_broken_links_are_seen() -> None:
     assert broken_links("a.md", documents, {"a.md", "b/c.md"}) == ["b/c.md#missing", "gone.md", "#three"]
 
 
+def test_files_named_in_code_spans_exist() -> None:
+    """`folder/file.ext` in a text is a file of ours, not one that a run makes."""
+    named = {
+        (name, path)
+        for name, text in DOCUMENTS.items()
+        for path in re.findall(r"`((?:\w+/)+\w+\.\w+)`", FENCE.sub("", text))
+    }
+    assert ("CONTRIBUTING.md", "pipeline/keys.py") in named
+    assert {(name, path) for name, path in named if not (ROOT / path).is_file()} == set()
+
+
 def make_targets() -> set[str]:
     """All that a person can ask make for: the phony targets of the Makefile."""
     return set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))

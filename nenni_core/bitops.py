@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from nenni_core.errors import InputError, unknown_choice
 from nenni_core.inject import dense_mode
+from nenni_core.injection import Injection, Pattern
 from nenni_core.layers import NoisyLayer
+from nenni_core.modes import eval_mode
 
 PRECISE_BITS = 16
 
@@ -110,17 +112,13 @@ def bitops(
         rows.append(_count_layer(name, module, tuple(output.shape[1:]), (densities or {}).get(name)))
 
     handles = [m.register_forward_hook(count) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))]
-    was_training = {module: module.training for module in names}
-    reference = next(model.parameters())
+    reference = next(model.parameters(), torch.zeros(()))
     try:
-        model.eval()
-        with torch.no_grad(), dense_mode(model):
+        with torch.no_grad(), eval_mode(model), dense_mode(model):
             model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in was_training.items():
-            module.training = training
     return BitOps(tuple(rows))
 
 
@@ -134,11 +132,12 @@ def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured:
         return LayerBitOps(name=name, macs=macs, outputs=outputs, density=1.0, dense=dense, precise=dense,
                            approximate=0.0, projection=0.0, selection=0.0)  # fmt: skip
     injection = module.injection
-    density = injection.density if measured is None else Fraction(measured)
+    density = _nominal_density(injection, weight.shape[0]) if measured is None else Fraction(measured)
     if density == 1 and measured is None:  # nothing is injected, so nothing is approximated
         return LayerBitOps(name=name, macs=macs, outputs=outputs, density=1.0, dense=dense, precise=dense,
                            approximate=0.0, projection=0.0, selection=0.0)  # fmt: skip
     positions = outputs // weight.shape[0]
+    input_bits = injection.bits if injection.quantize_projected else PRECISE_BITS
     additions = Fraction(positions * module.groups * module.rank * module.input_dimension, 3)
     return LayerBitOps(
         name=name,
@@ -147,7 +146,16 @@ def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured:
         density=float(density),
         dense=dense,
         precise=float(density * macs * PRECISE_BITS**2),
-        approximate=float(outputs * module.rank * injection.bits * PRECISE_BITS),
+        approximate=float(outputs * module.rank * injection.bits * input_bits),
         projection=float(additions * injection.bits),
         selection=float(outputs * PRECISE_BITS),
     )
+
+
+def _nominal_density(injection: Injection, channels: int) -> Fraction:
+    """The configured share; with a pattern that of whole groups and of a last, shorter one."""
+    if injection.pattern is None:
+        return injection.density
+    pattern = Pattern.parse(injection.pattern)
+    groups, rest = divmod(channels, pattern.group)
+    return Fraction(groups * pattern.kept(pattern.group) + pattern.kept(rest), channels)

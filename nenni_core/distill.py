@@ -1,11 +1,11 @@
 """Learn the approximation of each layer from the dense network (paper section 3.1, equation 1)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
 from nenni_core.inject import dense_mode, injected_layers
 from nenni_core.layers import NoisyLayer
+from nenni_core.modes import observed_only
 from nenni_core.moments import Moments, grouped_positions
 from nenni_core.progress import ProgressCallback, silent
-from nenni_core.selection import largest_per_row
+from nenni_core.randomness import make_generator
+from nenni_core.selection import select_essential
 
 Images = Float[Tensor, "_ ..."]  # the last batch may be smaller
+Batch = Tensor | Sequence[Tensor]
 LayerVisitor = Callable[[str, NoisyLayer, Tensor, Tensor], None]
 
 SOLVERS = ("least_squares", "sgd")
@@ -34,12 +37,13 @@ class LayerQuality:
     nmse_quantized: float
     """The same after rounding W~ and b~."""
     top_k_recall: float
-    """Share of the truly essential neurons that the approximation selects, on up to four batches."""
+    """Share of the truly essential neurons that the approximation selects by the model's ratio or pattern,
+    on up to four batches; 1 where none is essential."""
 
 
 def distill(
     model: nn.Module,
-    data: Iterable[Images],
+    data: Iterable[Batch],
     *,
     solver: Literal["least_squares", "sgd"] = "least_squares",
     epochs: int = 50,
@@ -54,7 +58,8 @@ def distill(
 
     Args:
         model: an injected model; its approximation is replaced in place.
-        data: batches of images in [0, 1]; iterated several times, so a list or a loader, not a generator.
+        data: batches of images in [0, 1], alone or first in a tuple (images, labels); iterated several
+            times, so a list or a loader, not a generator.
         solver: "least_squares", the closed-form optimum of equation 1 from one pass; or "sgd", momentum
             SGD on the mean squared error as the paper, `epochs` passes with cosine decay.
         learning_rate: of "sgd", relative to each layer's mean ||P x||^2, which bounds the largest stable
@@ -63,40 +68,39 @@ def distill(
 
     Raises:
         InputError: the model has no injected layers, the data is empty, or the solver is not known.
-        TrainingDiverged: SGD ended in values that are not finite.
+        TrainingDiverged: the solution has values that are not finite.
     """
     if solver not in SOLVERS:
         raise unknown_choice("solver", solver, list(SOLVERS))
     layers = injected_layers(model)
     if not layers:
         raise InputError(f"{type(model).__name__} has no injected layers to distil; call inject first")
-    was_training = model.training
-    model.eval()
-    try:
-        moments = _measure(model, layers, data, on_progress)
+    images = _Images(data)
+    with observed_only(model):
+        moments = _measure(model, layers, images, on_progress)
         if solver == "least_squares":
             for name, layer in layers.items():
                 for index, moment in enumerate(moments[name]):
                     _assign(layer, index, *moment.solve(ridge))
         else:
-            _descend(model, layers, moments, data, epochs, learning_rate, momentum, on_progress)
-        for layer in layers.values():
+            _descend(model, layers, moments, images, epochs, learning_rate, momentum, on_progress)
+        for name, layer in layers.items():
+            if not (layer.approx_weight.isfinite().all() and layer.approx_bias.isfinite().all()):
+                raise TrainingDiverged(
+                    f"distillation of layer {name!r} by {solver} ended in values that are not finite; "
+                    + (f"lower the learning rate {learning_rate:g}" if solver == "sgd" else "raise the ridge")
+                )
             layer.refit_exponents()
-            layer.is_quantized = True
-        return _quality(model, layers, moments, data)
-    finally:
-        for layer in layers.values():
-            layer.is_quantized = True
-        model.train(was_training)
+        return _quality(model, layers, moments, images)
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, data: Iterable[Images], *, samples_per_layer: int = 1 << 20) -> None:
+def calibrate(model: nn.Module, data: Iterable[Batch], *, samples_per_layer: int = 1 << 20) -> None:
     """Fix each layer's threshold so that its configured share of neurons gets noise on average over `data`.
 
     Thresholds replace the exact count of every sample (hardware that streams needs no sort). They are
     quantiles of each layer's scores while all layers inject by exact count; if there are more than
-    `samples_per_layer` scores, of an evenly spaced subset of each batch.
+    `samples_per_layer` scores, of a random sample of each batch.
 
     Raises:
         InputError: the model has no injected layers, a pattern is set, or the data is empty.
@@ -107,28 +111,31 @@ def calibrate(model: nn.Module, data: Iterable[Images], *, samples_per_layer: in
     patterned = [name for name, layer in layers.items() if layer.injection.pattern is not None]
     if patterned:
         raise InputError(f"layer {patterned[0]!r} keeps a pattern, which has no threshold; set a ratio first")
-    batches = sum(1 for _ in data)
+    images = _Images(data)
+    batches = sum(1 for _ in images)
     scores: dict[str, list[Tensor]] = {name: [] for name in layers}
     selections = {name: layer.injection.selection for name, layer in layers.items()}
-    was_training = model.training
+    generators = {
+        name: make_generator(layer.injection.seed, "calibrate", name) for name, layer in layers.items()
+    }
 
     def collect(name: str, layer: NoisyLayer, x: Tensor, output: Tensor) -> None:
-        z_approx = layer.approximate(x).float().flatten()
-        stride = max(1, z_approx.numel() * batches // samples_per_layer)
-        values = z_approx[::stride]
+        values = layer.approximate(x).float().flatten()
+        share = -(-samples_per_layer // batches)
+        if len(values) > share:  # drawn, not strided: a stride could see one column of the image only
+            chosen = torch.randint(len(values), (share,), generator=generators[name])
+            values = values[chosen.to(values.device)]
         scores[name].append(values.abs() if layer.injection.score == "magnitude" else values)
 
     try:
-        model.eval()
         for layer in layers.values():
             layer.change_injection(selection="top_k")
-        with _visited(layers, collect):
-            for x in data:
+        with observed_only(model), _visited(layers, collect):
+            for x in images:
                 model(x)
     finally:
         for name, layer in layers.items():
             layer.change_injection(selection=selections[name])
-        model.train(was_training)
     for name, layer in layers.items():
         if not scores[name]:
             raise InputError(
@@ -141,6 +148,25 @@ def calibrate(model: nn.Module, data: Iterable[Images], *, samples_per_layer: in
         else:  # the largest are kept, those at the threshold not
             cut = len(values) - kept
             layer.threshold.copy_(values.kthvalue(cut).values if cut else values.min() - 1)
+
+
+class _Images:
+    """The images of batches that may have labels beside them; can be iterated again and again."""
+
+    def __init__(self, data: Iterable[Batch]) -> None:
+        if iter(data) is data:
+            raise InputError(
+                f"data is a {type(data).__name__}, which can be read only once; "
+                "expected a list of batches or a loader"
+            )
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data) if isinstance(self._data, Sized) else 0
+
+    def __iter__(self) -> Iterator[Images]:
+        for batch in self._data:
+            yield batch if isinstance(batch, Tensor) else batch[0]
 
 
 @contextmanager
@@ -163,14 +189,14 @@ def _features(layer: NoisyLayer, index: int, x: Tensor) -> Float[Tensor, "groups
 
 @torch.no_grad()
 def _measure(
-    model: nn.Module, layers: dict[str, NoisyLayer], data: Iterable[Images], on_progress: ProgressCallback
+    model: nn.Module, layers: dict[str, NoisyLayer], data: "_Images", on_progress: ProgressCallback
 ) -> dict[str, list[Moments]]:
     """One pass of the dense network; also fixes the format of P x if that is rounded."""
     moments = {
         name: [Moments(layer.groups, layer.rank, layer.weight.shape[0] // layer.groups) for _ in layer.signs]
         for name, layer in layers.items()
     }
-    total = len(data) if isinstance(data, Sized) else 0
+    total = len(data)
 
     def visit(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
         if layer.injection.quantize_projected and torch.isnan(layer.projected_exponent):
@@ -202,21 +228,25 @@ def _descend(
     model: nn.Module,
     layers: dict[str, NoisyLayer],
     moments: dict[str, list[Moments]],
-    data: Iterable[Images],
+    data: "_Images",
     epochs: int,
     learning_rate: float,
     momentum: float,
     on_progress: ProgressCallback,
 ) -> None:
     """Momentum SGD on (1/positions) ||z - W~ P x - b~||^2, all layers in one pass."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for name, layer in layers.items():
         power = float(
             torch.stack([m.yy.diagonal(dim1=1, dim2=2).sum(1).max() / m.count for m in moments[name]]).max()
         )
         groups.append({"params": [layer.approx_weight, layer.approx_bias], "lr": learning_rate / (1 + power)})
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    wanted = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(groups, momentum=momentum)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
 
     def step(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
         target = grouped_positions(layer, z)
@@ -227,40 +257,37 @@ def _descend(
                 residual = _features(layer, index, x) @ weight.transpose(1, 2) + bias - target
                 (residual.square().sum() / target.shape[1]).backward()
 
-    with dense_mode(model), _visited(layers, step):
-        for epoch in range(epochs):
-            for x in data:
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    model(x)
-                optimizer.step()
-            schedule.step()
-            on_progress("distilling", epoch + 1, epochs)
-    optimizer.zero_grad()
-    for name, layer in layers.items():
-        if not (layer.approx_weight.isfinite().all() and layer.approx_bias.isfinite().all()):
-            raise TrainingDiverged(
-                f"distillation of layer {name!r} diverged at learning rate {learning_rate:g}; lower it, "
-                f"or use solver 'least_squares'"
-            )
+    try:
+        with dense_mode(model), _visited(layers, step):
+            for epoch in range(epochs):
+                for x in data:
+                    optimizer.zero_grad()
+                    with torch.no_grad():
+                        model(x)
+                    optimizer.step()
+                schedule.step()
+                on_progress("distilling", epoch + 1, epochs)
+    finally:
+        optimizer.zero_grad()
+        for parameter, requires_grad in zip(parameters, wanted, strict=True):
+            parameter.requires_grad_(requires_grad)
 
 
 @torch.no_grad()
 def _quality(
-    model: nn.Module, layers: dict[str, NoisyLayer], moments: dict[str, list[Moments]], data: Iterable[Images]
+    model: nn.Module, layers: dict[str, NoisyLayer], moments: dict[str, list[Moments]], data: "_Images"
 ) -> list[LayerQuality]:
     hits = dict.fromkeys(layers, 0)
     wanted = dict.fromkeys(layers, 0)
 
     def visit(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
-        by_sample = z.movedim(layer.channel_axis, -1).float().reshape(len(z), -1)
-        scores = by_sample.abs() if layer.injection.score == "magnitude" else by_sample
-        kept = max(1, round(float(layer.injection.density) * scores.shape[1]))
-        truly = largest_per_row(scores.contiguous(), kept)
-        z_approx = layer.approximate(x).movedim(layer.channel_axis, -1).float().reshape(len(z), -1)
-        estimate = z_approx.abs() if layer.injection.score == "magnitude" else z_approx
-        hits[name] += int((largest_per_row(estimate.contiguous(), kept) & truly).sum())
-        wanted[name] += len(z) * kept
+        rule = replace(layer.injection, selection="top_k", target="non_essential")
+        truly, found = (
+            select_essential(output.movedim(layer.channel_axis, -1), rule)
+            for output in (z, layer.approximate(x))
+        )
+        hits[name] += int((truly & found).sum())
+        wanted[name] += int(truly.sum())
 
     with dense_mode(model), _visited(layers, visit):
         for x in islice(data, 4):
@@ -276,7 +303,7 @@ def _quality(
                 name=name,
                 nmse=sum(exact) / len(exact),
                 nmse_quantized=sum(rounded) / len(rounded),
-                top_k_recall=hits[name] / wanted[name],
+                top_k_recall=hits[name] / wanted[name] if wanted[name] else 1.0,
             )
         )
     return result

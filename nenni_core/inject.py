@@ -30,19 +30,22 @@ def inject(
         model: any module with `nn.Conv2d` layers (grouped, dilated and strided ones included).
         injection: what is injected where.
         linear: inject into `nn.Linear` layers too; the paper leaves them alone.
-        skip: names of layers that stay dense, as `model.named_modules()` gives them.
+        skip: names of layers that stay dense, or of modules all of whose layers do, as
+            `model.named_modules()` gives them.
 
     Raises:
         InputError: nothing can be injected, a layer cannot be (it is named, with the reason), or `skip`
             names no layer.
     """
-    names = [name for name, _ in model.named_modules()]
+    named = dict(model.named_modules(remove_duplicate=False))
     for name in skip:
-        if name not in names:
-            raise unknown_choice("layer to skip", name, names)
+        if name not in named:
+            raise unknown_choice("layer to skip", name, list(named))
+    skipped = {id(inner) for name in skip for inner in named[name].modules()}
     replacements: dict[int, NoisyLayer] = {}
+    chosen = []
     for name, module in model.named_modules():
-        if name in skip:
+        if id(module) in skipped:
             continue
         reason = _why_not(module, linear)
         if reason:
@@ -50,13 +53,14 @@ def inject(
                 f"layer {name!r} ({type(module).__name__}) cannot be injected: {reason}; "
                 f"skip=({name!r},) leaves it dense"
             )
+        if isinstance(module, nn.Conv2d) or (linear and isinstance(module, nn.Linear)):
+            chosen.append(name)
     result = copy.deepcopy(model)
-    for name, module in list(result.named_modules()):
-        if name in skip:
-            continue
+    for name in chosen:
+        module = result.get_submodule(name)
         if isinstance(module, nn.Conv2d):
             replacements[id(module)] = NoisyConv2d(module, injection, name)
-        elif linear and isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear):
             replacements[id(module)] = NoisyLinear(module, injection, name)
     if not replacements:
         kinds = "nn.Conv2d or nn.Linear" if linear else "nn.Conv2d"
@@ -65,8 +69,8 @@ def inject(
         result = replacements[id(result)]
     else:
         for module in list(result.modules()):
-            for child_name, child in module.named_children():
-                if id(child) in replacements:
+            for child_name, child in module._modules.items():  # a child under two names is wanted under both
+                if child is not None and id(child) in replacements:
                     setattr(module, child_name, replacements[id(child)])
     if injection.is_random:
         set_noise(result, "inference", injection.seed)
@@ -138,16 +142,20 @@ def _why_not(module: nn.Module, linear: bool) -> str | None:
         return "it has noise already (use set_injection to change it)"
     if isinstance(module, _NOT_SUPPORTED):
         return "only two-dimensional convolutions are supported"
+    if linear and isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
+        return "PyTorch's fused path goes past the linear layers inside"
     if not isinstance(module, (nn.Conv2d, nn.Linear) if linear else nn.Conv2d):
         return None
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        own = type(module).__mro__[
-            : type(module).__mro__.index(nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear)
-        ]
-        if any("forward" in vars(cls) or "_conv_forward" in vars(cls) for cls in own) or hasattr(
-            module, "parametrizations"
-        ):
-            return "its forward pass is not that of the plain layer"
+    plain = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    own = type(module).__mro__[: type(module).__mro__.index(plain)]
+    if any({"forward", "_conv_forward", "__call__"} & vars(cls).keys() for cls in own):
+        return "its forward pass is not that of the plain layer"
+    if isinstance(module.weight, nn.parameter.UninitializedParameter):
+        return "it has no weights yet; run the model on one batch first"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return "it has hooks, which the injected layer would not call"
+    if "weight" not in module._parameters:
+        return "its weight is computed from other parameters (normalised, pruned or parametrised)"
     if not module.weight.is_floating_point():
         return f"its weights are {module.weight.dtype}, not floating point"
     return None

@@ -82,6 +82,11 @@ class Injection:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise unknown_choice(field, str(getattr(self, field)), choices)
+        for field in ("bits", "bank_size"):
+            self._require(field, int, "a whole number")
+        self._require("projection_ratio", (int, float), "a number")
+        if self.ratio is not None:
+            self._require("ratio", (int, float), "a number")
         if (self.ratio is None) == (self.pattern is None):
             raise InputError(
                 f"give either a ratio or a pattern, not both and not neither: "
@@ -103,6 +108,11 @@ class Injection:
             raise InputError(f"bits {self.bits!r} is outside 2..16")
         if self.bank_size < 1:
             raise InputError(f"bank_size {self.bank_size!r} is less than 1")
+
+    def _require(self, field: str, kind: type | tuple[type, ...], expected: str) -> None:
+        value = getattr(self, field)
+        if not isinstance(value, kind):
+            raise InputError(f"{field} {value!r} is a {type(value).__name__}, expected {expected}")
 
     @property
     def is_random(self) -> bool:

@@ -26,6 +26,11 @@ from nenni_core.selection import select_essential, select_noise_bits
 MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
 
 
+def _has_fast_integers(values: Tensor) -> bool:
+    """Whether masks are better integers than booleans: on a CPU, where only those are vectorised."""
+    return values.device.type == "cpu"
+
+
 class NoisyLayer(nn.Module):
     """What noise-injected convolutions and linear layers share.
 
@@ -51,7 +56,6 @@ class NoisyLayer(nn.Module):
         """Draw P from (seed, layer name) and start W~, b~; called once by the constructors."""
         self.injection = injection
         self.layer_name = name
-        self.is_quantized = True
         self.is_dense = False
         self.mask_observer: MaskObserver | None = None
         self._kernels: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
@@ -130,7 +134,7 @@ class NoisyLayer(nn.Module):
         """P x for every group and position, rounded if the configuration says so."""
         kernel = projection_matrix(self.signs[index]).flatten(0, 1)
         y = self._affine(x, kernel.reshape(len(kernel), *self.weight.shape[1:]).to(x.dtype), None)
-        if not (self.injection.quantize_projected and self.is_quantized):
+        if not self.injection.quantize_projected:
             return y
         exponent = self.projected_exponent
         if torch.isnan(exponent):  # not distilled yet: the range of this batch
@@ -145,37 +149,36 @@ class NoisyLayer(nn.Module):
         """
         index, dither = self._draw()
         if self.injection.quantize_projected:
-            weight, bias = self.rounded_parameters(index, dither)
-            return self._mix(self.projected(x, index), weight, bias)
-        kernel, bias = self._folded(index, dither)
-        return self._affine(x, kernel, bias)
+            parameters = self._in_type_of(x, *self.rounded_parameters(index, dither))
+            return self._mix(self.projected(x, index), *parameters)
+        return self._affine(x, *self._in_type_of(x, *self._folded(index, dither)))
 
     def forward(self, x: Tensor) -> Tensor:
         """z' of the paper's equation 2, with the gradient that the configuration asks for."""
-        if self.is_dense or (self.injection.density == 1 and self.mask_observer is None):
-            return self.precise(x)
+        density, observer = self.injection.density, self.mask_observer
+        if self.is_dense or density == 1 or len(x) == 0:
+            z = self.precise(x)
+            if observer is not None and not self.is_dense:
+                observer(torch.ones_like(z, dtype=torch.bool))
+            return z
         blocked = self.injection.gradient == "blocked"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not blocked):
             z_approx = self.approximate(x)
-        if (
-            self.injection.density == 0
-            and self.mask_observer is None
-            and not (blocked and torch.is_grad_enabled())
-        ):
+        if density == 0 and observer is None and not (blocked and torch.is_grad_enabled()):
             return z_approx
-        if self.injection.selection == "threshold" and torch.isnan(self.threshold):
+        if self.injection.selection == "threshold" and density != 0 and torch.isnan(self.threshold):
             raise InputError(
                 f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
             )
         scores = z_approx.movedim(self.channel_axis, -1)
-        if z_approx.device.type == "cpu":
+        if _has_fast_integers(z_approx):
             noise = select_noise_bits(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
-            if self.mask_observer is not None:
-                self.mask_observer(noise == 0)
+            if observer is not None:
+                observer(noise == 0)
             return mix_bits(noise, self.precise(x), z_approx)
         mask = select_essential(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
-        if self.mask_observer is not None:
-            self.mask_observer(mask)
+        if observer is not None:
+            observer(mask)
         return mix(mask, self.precise(x), z_approx)
 
     @contextmanager
@@ -192,6 +195,15 @@ class NoisyLayer(nn.Module):
         self.injection = dataclasses.replace(self.injection, **changes)
         if {"ratio", "pattern", "score", "target"} & changes.keys():
             self.threshold.fill_(float("nan"))
+
+    @staticmethod
+    def _in_type_of(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The float32 parameters of the approximation for a model of another precision."""
+        return (
+            (weight, bias)
+            if torch.is_autocast_enabled(x.device.type)
+            else (weight.to(x.dtype), bias.to(x.dtype))
+        )
 
     def _draw(self) -> tuple[int, tuple[Tensor, Tensor] | None]:
         """Which projection to use and how to dither its rounding; from the noise stream if random."""
@@ -216,8 +228,6 @@ class NoisyLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """W~ (n x k) and b~ (n) of one projection as the forward pass uses them."""
         weight, bias = self.approx_weight[index], self.approx_bias[index]
-        if not self.is_quantized:
-            return weight, bias
         weight_dither, bias_dither = dither if dither is not None else (None, None)
         bits = self.injection.bits
         weight = fixed_point(weight, self.weight_exponent[index], bits, weight_dither)
@@ -238,7 +248,7 @@ class NoisyLayer(nn.Module):
             self.bias_exponent,
             self.signs,
         )
-        version = (self.is_quantized, *((t.data_ptr(), t._version) for t in parameters))
+        version = tuple((t.data_ptr(), t._version) for t in parameters)
         if not trains and dither is None and index in self._kernels and self._kernels[index][0] == version:
             return self._kernels[index][1]
         weight, bias = self.rounded_parameters(index, dither)
@@ -250,7 +260,7 @@ class NoisyLayer(nn.Module):
         kernel = kernel.reshape(self.weight.shape)
         if kernel.dim() == 4 and self.weight.is_contiguous(memory_format=torch.channels_last):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-        if not trains and dither is None:
+        if not trains and dither is None and not torch.is_inference_mode_enabled():
             self._kernels[index] = (version, (kernel, bias))
         return kernel, bias
 
@@ -295,6 +305,10 @@ class NoisyLinear(NoisyLayer, nn.Linear):
         self.groups = 1
         self.train(dense.training)
         self._build_approximation(injection, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z' for a batch, or for one sample without a batch axis as `nn.Linear` allows."""
+        return super().forward(x.unsqueeze(0)).squeeze(0) if x.dim() == 1 else super().forward(x)
 
     def _affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)

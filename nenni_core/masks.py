@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nenni_core.errors import InputError
 from nenni_core.inject import injected_layers
 from nenni_core.layers import MaskObserver
+from nenni_core.modes import observed_only
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def _observed(model: nn.Module, observe: dict[str, MaskObserver]) -> Iterator[No
     for name, layer in layers.items():
         layer.mask_observer = observe[name]
     try:
-        yield
+        with observed_only(model):
+            yield
     finally:
         for layer in layers.values():
             layer.mask_observer = None
@@ -35,6 +37,8 @@ def _require_injected(model: nn.Module) -> list[str]:
 @torch.no_grad()
 def masks(model: nn.Module, x: Float[Tensor, "batch *input"]) -> dict[str, Bool[Tensor, "batch *output"]]:
     """The mask of every injected layer for the images `x` in [0, 1]; True where a neuron is essential.
+
+    The model is looked at in eval mode and left as it was, its noise stream included.
 
     Keys are layer names in execution order; a convolution's mask is (batch, channels, height, width).
     A layer that runs several times in one pass shows its last mask.
@@ -54,7 +58,7 @@ def masks(model: nn.Module, x: Float[Tensor, "batch *input"]) -> dict[str, Bool[
 
 @torch.no_grad()
 def mask_densities(model: nn.Module, data: Iterable[Float[Tensor, "_ ..."]]) -> dict[str, float]:
-    """Measured share of essential outputs of each injected layer over all images of `data`.
+    """Measured share of essential outputs of each injected layer over all images of `data`, in eval mode.
 
     Raises:
         InputError: the model has no injected layers, or `data` is empty.

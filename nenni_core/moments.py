@@ -6,6 +6,8 @@ from torch import Tensor
 
 from nenni_core.layers import NoisyLayer
 
+_ROUNDING = 1e-6  # products of float32: a smaller share of a second moment is no variance
+
 
 class Moments:
     """Sums over positions of y, z, y y^T, z y^T and z^2, in float64, per group of a layer.
@@ -57,9 +59,10 @@ class Moments:
         `scale` is the mean variance of y, so that `ridge` has no unit.
         """
         yy, zy, _ = self._centred()
-        scale = yy.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-        eye = torch.eye(yy.shape[1], dtype=torch.float64)
-        damped = yy + ridge * scale[:, None, None] * eye
+        scale = yy.diagonal(dim1=1, dim2=2).mean(dim=1)
+        dead = scale <= _ROUNDING * (self.yy.diagonal(dim1=1, dim2=2).mean(dim=1) / self.count)
+        damping = torch.where(dead, torch.ones_like(scale), ridge * scale)  # constants explain nothing
+        damped = yy + damping[:, None, None] * torch.eye(yy.shape[1], dtype=torch.float64)
         weight = torch.linalg.solve(damped, zy, left=False)
         bias = (self.z - (weight @ self.y.unsqueeze(2)).squeeze(2)) / self.count
         return weight.flatten(0, 1).float(), bias.flatten().float()
@@ -67,14 +70,19 @@ class Moments:
     def normalised_error(
         self, weight: Float[Tensor, "outputs rank"], bias: Float[Tensor, " outputs"]
     ) -> float:
-        """||z - z_approx||^2 / ||z - mean||^2 of the approximation (weight, bias), over all positions."""
+        """||z - z_approx||^2 / ||z - mean||^2 of the approximation (weight, bias), over all positions.
+
+        For a layer whose output is constant, relative to ||z||^2.
+        """
         yy, zy, zz = self._centred()
         groups = yy.shape[0]
         w = weight.detach().cpu().double().reshape(groups, -1, yy.shape[1])
         b = bias.detach().cpu().double().reshape(groups, -1)
         offset = self.z / self.count - (w @ (self.y / self.count).unsqueeze(2)).squeeze(2) - b
         error = zz - 2 * (w * zy).sum(2) + ((w @ yy) * w).sum(2) + offset.square()
-        return float(error.sum() / zz.sum().clamp_min(torch.finfo(torch.float64).tiny))
+        variance, power = zz.sum(), self.zz.sum() / self.count
+        reference = variance if variance > _ROUNDING * power else power
+        return float(error.sum().clamp_min(0) / reference) if reference > 0 else float(error.sum() > 0)
 
 
 def grouped_positions(layer: NoisyLayer, values: Tensor) -> Float[Tensor, "groups positions features"]:

@@ -1,6 +1,7 @@
 """Sparse random projections (Achlioptas 2001; paper section 3.3, with s = 3)."""
 
 import math
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float, Int8
@@ -8,8 +9,8 @@ from torch import Tensor
 
 
 def projection_rank(input_dimension: int, projection_ratio: float) -> int:
-    """k = ceil(projection_ratio * d), at least 1."""
-    return max(1, math.ceil(projection_ratio * input_dimension))
+    """k = ceil(projection_ratio * d), at least 1, with the decimal that was written (0.07 * 100 is 7)."""
+    return max(1, math.ceil(Fraction(str(projection_ratio)) * input_dimension))
 
 
 def draw_signs(

@@ -54,6 +54,7 @@ def best_exponent(
     _, high = integer_range(bits)
     largest = rows.abs().amax(dim=1, keepdim=True)
     widest = torch.where(largest > 0, torch.ceil(torch.log2(largest / high)), torch.zeros_like(largest))
+    widest = widest.clamp_min(-100)  # what is smaller is zero, and 2**-exponent would overflow
     best, least = widest, torch.full_like(widest, float("inf"))
     for offset in range(4):
         exponent = widest - offset

@@ -19,7 +19,12 @@ from nenni_core.injection import Injection, Pattern
 NETWORK_LIMIT = 16
 """Rows up to this length are ordered by a sorting network, whose comparisons run over all rows at once."""
 
-_MAGNITUDE_BITS = {torch.float32: (torch.int32, 0x7FFFFFFF), torch.bfloat16: (torch.int16, 0x7FFF)}
+_MAGNITUDE_BITS = {
+    torch.float64: (torch.int64, 0x7FFFFFFFFFFFFFFF),
+    torch.float32: (torch.int32, 0x7FFFFFFF),
+    torch.bfloat16: (torch.int16, 0x7FFF),
+    torch.float16: (torch.int16, 0x7FFF),
+}
 
 
 def select_essential(
@@ -33,7 +38,9 @@ def select_essential(
     `target="essential"` as many outputs are kept, but the smallest ones. `threshold` is read only with
     `selection="threshold"`.
     """
-    scores = z_approx.detach().float()
+    scores = z_approx.detach()
+    if scores.dtype != torch.float64:
+        scores = scores.float()
     if injection.score == "magnitude":
         scores = scores.abs()
     invert = injection.target == "essential"
@@ -66,9 +73,8 @@ def select_noise_bits(
     magnitudes are ordered like their bit patterns, and the sign bit of a difference is a comparison.
     """
     z_approx = z_approx.detach()
-    integer, magnitude = _MAGNITUDE_BITS.get(z_approx.dtype, (torch.int32, 0))
-    direct = injection.selection == "top_k" and injection.score == "magnitude"
-    if not (direct and magnitude):
+    integer, magnitude = _MAGNITUDE_BITS[z_approx.dtype]
+    if injection.selection != "top_k" or injection.score != "magnitude":
         return select_essential(z_approx, injection, threshold).to(integer).sub_(1)
     keys = z_approx.view(integer) & magnitude
     invert = injection.target == "essential"

@@ -10,15 +10,17 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
+from nenni_core.modes import eval_mode
 from nenni_core.progress import ProgressCallback, silent
-from nenni_core.randomness import make_generator, set_noise
+from nenni_core.randomness import derive_seed, make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
 from nenni_core.training.objectives import OBJECTIVES, StepContext
 from nenni_core.training.recipe import Recipe, learning_rate
 from nenni_core.training.state import identity, pack, refuse_another_run, unpack
-from nenni_core.training.validation import autocast, eval_mode, validate
+from nenni_core.training.validation import autocast, validate
 
 # The counts have names of their own in each: where they disagree, the user gets an `InputError`.
 Stored = UInt8[Tensor, "images channels height width"]
@@ -105,6 +107,7 @@ def train(
         )
     _check_data("training", model, train_images, train_labels, recipe)
     _check_data("validation", model, validation_images, validation_labels, recipe)
+    streams = [(module, module.noise_stream) for module in model.modules() if hasattr(module, "noise_stream")]
     run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
     expected: dict[str, object] = {}
     if checkpoint_dir is not None:
@@ -117,7 +120,9 @@ def train(
     model.train()
     try:
         for epoch in range(len(run.history), recipe.epochs):
-            run.train_epoch(epoch, on_progress)
+            # layers of users, such as dropout, know the global generators only
+            with seeded_global_generators(derive_seed(seed, "global", str(epoch)), run.device):
+                run.train_epoch(epoch, on_progress)
             if checkpoint_dir is not None:
                 run.save(checkpoint_dir, expected)
             if on_epoch is not None:
@@ -125,6 +130,8 @@ def train(
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for module, stream in streams:
+            module.noise_stream = stream
     return TrainingResult(
         best=run.best, last=portable(model.state_dict()), history=run.history, best_epoch=run.best_epoch
     )

@@ -8,6 +8,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.attacks.pgd import pgd
+from nenni_core.modes import eval_mode
 from nenni_core.randomness import NoiseStream, held_noise, make_generator, set_noise
 from nenni_core.training.augmentation import pixels
 from nenni_core.training.recipe import PRECISIONS, Recipe
@@ -64,18 +65,6 @@ def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32, cache_enabled=False
     )
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from nenni_core.attacks import (
     paper_protocol,
 )
 from nenni_core.errors import InputError
-from nenni_core.inject import gradient_mode, inject, injected_layers
+from nenni_core.inject import inject, injected_layers
 from nenni_core.injection import Injection
 from nenni_core.randomness import noise_streams
 
@@ -298,5 +298,4 @@ def test_attack_on_a_model_that_was_used_in_inference_mode():
     net = inject(conv_net(), Injection(ratio=0.5)).eval()
     with torch.inference_mode():
         net(float_images(2))
-    with gradient_mode(net, "straight_through"):
-        attack(BY_NAME["fgsm"], net, float_images(2), random_labels(2))
+    attack(replace(BY_NAME["fgsm"], gradient="straight_through"), net, float_images(2), random_labels(2))

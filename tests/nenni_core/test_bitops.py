@@ -34,6 +34,21 @@ def test_a_grouped_convolution_projects_each_group() -> None:
     assert cost.projection == pytest.approx(25 * 2 * (1 * 2 / 3) * 4)
 
 
+def test_a_rounded_projection_is_multiplied_in_four_bits() -> None:
+    plain, rounded = (
+        bitops(inject(nn.Conv2d(4, 8, 3), Injection(quantize_projected=q)), (4, 6, 6)).layers[0]
+        for q in (False, True)
+    )
+    assert plain.approximate == 16 * 8 * 9 * 64
+    assert rounded.approximate == 16 * 8 * 9 * 16
+
+
+def test_a_short_last_group_counts_what_it_keeps() -> None:
+    """Ten channels at 7:8: one of the first eight and ceil(2/8) = 1 of the last two."""
+    noisy = inject(nn.Conv2d(3, 10, 3), Injection(ratio=None, pattern="7:8"))
+    assert bitops(noisy, (3, 6, 6)).layers[0].density == 0.2
+
+
 def test_a_plain_model_costs_its_multiplications() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
     cost = bitops(model, (3, 6, 6))

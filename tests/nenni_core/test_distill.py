@@ -128,10 +128,8 @@ def test_banks_and_rounded_projections_are_distilled_too(
     network: nn.Module, fields: dict, solver: str
 ) -> None:
     before = distill(inject(network, Injection(**fields)), batches(), solver="sgd", epochs=0)
-    noisy = inject(network, Injection(**fields))
-    after = distill(noisy, batches(), solver=solver, epochs=30)
+    after = distill(inject(network, Injection(**fields)), batches(), solver=solver, epochs=30)
     assert all(a.nmse < b.nmse for a, b in zip(after, before, strict=True))
-    assert all(layer.is_quantized for layer in injected_layers(noisy).values())
 
 
 def test_distillation_is_reproducible_and_keeps_the_dense_weights_and_modes(network: nn.Module) -> None:
@@ -174,5 +172,57 @@ def test_errors_say_what_to_do(network: nn.Module) -> None:
         calibrate(noisy, [])
     with pytest.raises(InputError, match="keeps a pattern, which has no threshold"):
         calibrate(inject(network, Injection(ratio=None, pattern="1:2")), batches())
-    with pytest.raises(TrainingDiverged, match="diverged at learning rate 1e\\+06; lower it"):
+    with pytest.raises(TrainingDiverged, match="not finite; lower the learning rate 1e\\+06"):
         distill(noisy, batches(), solver="sgd", epochs=60, learning_rate=1e6)
+
+
+def test_sampled_thresholds_hold_the_ratio_where_borders_differ_from_the_middle() -> None:
+    """Zero padding makes the first column unlike the rest: the sample must not be taken from it alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 8, 3, padding=1)
+    noisy = inject(layer, Injection(ratio=0.9, selection="threshold"))
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.rand(32, 3, 32, 32, generator=generator) for _ in range(4)]
+    calibrate(noisy, data, samples_per_layer=4 * 32 * 8 * 32)  # one in 32, the width of a row
+    assert mask_densities(noisy, data)[""] == pytest.approx(0.1, abs=0.005)
+
+
+def test_dead_inputs_and_constant_outputs_are_learned_as_constants() -> None:
+    depthwise = nn.Conv2d(4, 4, 3, groups=4)
+    noisy = inject(depthwise, Injection())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 4, 8, 8, generator=generator)
+    images[:, 1] = 0  # as after a dead ReLU
+    [quality] = distill(noisy, [images])
+    assert noisy.approx_weight[0, 1].abs().max() == 0
+    assert torch.isfinite(noisy(images)).all()
+    assert 0 < quality.nmse < 1
+    [constant] = distill(noisy, [torch.zeros(2, 4, 8, 8)])
+    assert constant.nmse == pytest.approx(0, abs=1e-5)
+
+
+def test_distillation_leaves_frozen_layers_frozen_and_noise_where_it_was(network: nn.Module) -> None:
+    network.train()
+    network[1].eval()
+    noisy = inject(network, Injection(randomize="stochastic_rounding"))
+    state = noisy[0].noise_stream.generator.get_state()
+    distill(noisy, batches())
+    assert not noisy[1].training
+    assert noisy[0].training
+    assert torch.equal(noisy[0].noise_stream.generator.get_state(), state)
+
+
+def test_labelled_batches_are_understood_and_generators_refused(network: nn.Module) -> None:
+    labelled = [(x, torch.zeros(len(x))) for x in batches()]
+    assert distill(inject(network, Injection()), labelled) == distill(inject(network, Injection()), batches())
+    with pytest.raises(InputError, match="data is a generator, which can be read only once"):
+        distill(inject(network, Injection()), (x for x in batches()))
+
+
+def test_frozen_parameters_are_distilled_and_stay_frozen(network: nn.Module) -> None:
+    noisy = inject(network, Injection()).requires_grad_(False)
+    before = noisy[0].approx_weight.clone()
+    distill(noisy, batches(), solver="sgd", epochs=2)
+    assert not torch.equal(noisy[0].approx_weight, before)
+    assert not any(parameter.requires_grad for parameter in noisy.parameters())

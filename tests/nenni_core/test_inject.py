@@ -122,6 +122,28 @@ class OwnConvolution(nn.Conv2d):
         return super().forward(x * 2)
 
 
+def hooked() -> nn.Module:
+    layer = nn.Conv2d(3, 3, 3)
+    layer.register_forward_hook(lambda module, inputs, output: output * 0)
+    return layer
+
+
+def test_a_layer_twice_in_one_parent_is_injected_in_both_places() -> None:
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    injected = inject(nn.Sequential(shared, nn.ReLU(), shared), Injection())
+    assert injected[0] is injected[2]
+    assert isinstance(injected[0], NoisyConv2d)
+
+
+def test_skipping_a_module_skips_all_its_layers(model: Block) -> None:
+    assert list(injected_layers(inject(model, Injection(), skip=["stem"]))) == ["body.conv"]
+
+
+def test_attention_that_would_go_past_its_linear_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="fused path goes past the linear layers"):
+        inject(nn.Sequential(nn.TransformerEncoderLayer(8, 2)), Injection(), linear=True)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -131,10 +153,10 @@ class OwnConvolution(nn.Conv2d):
             lambda: nn.Sequential(OwnConvolution(3, 3, 3)),
             r"layer '0' \(OwnConvolution\).*not that of the plain",
         ),
-        (
-            lambda: nn.Sequential(weight_norm(nn.Conv2d(3, 3, 3))),
-            "forward pass is not that of the plain layer",
-        ),
+        (lambda: nn.Sequential(weight_norm(nn.Conv2d(3, 3, 3))), "computed from other parameters"),
+        (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 3, 3))), "it has hooks"),
+        (lambda: nn.Sequential(nn.LazyConv2d(3, 3)), r"\(LazyConv2d\).*run the model on one batch first"),
+        (lambda: nn.Sequential(hooked()), "it has hooks, which the injected layer would not call"),
         (lambda: inject(nn.Conv2d(3, 3, 3), Injection()), "has noise already"),
     ],
 )
@@ -166,6 +188,8 @@ def test_wrong_configurations_name_the_value_and_what_was_expected() -> None:
         'selection="topk"': "unknown selection 'topk'; did you mean 'top_k'?",
         'randomize="banks"': "did you mean 'bank'?",
         "projection_ratio=0.0": "projection_ratio 0.0 is outside (0, 1]",
+        "bits=4.5": "bits 4.5 is a float, expected a whole number",
+        'ratio="0.9"': "ratio '0.9' is a str, expected a number",
         "bits=1": "bits 1 is outside 2..16",
         "bank_size=0": "bank_size 0 is less than 1",
     }

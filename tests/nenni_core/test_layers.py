@@ -268,3 +268,43 @@ def test_threshold_selection_wants_calibration_and_loses_it_with_the_ratio() -> 
     set_injection(layer, ratio=0.5)
     with pytest.raises(InputError, match="call calibrate"):
         layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_other_precisions_keep_it(dtype: torch.dtype) -> None:
+    layer = noisy(convolution().to(dtype), ratio=0.5)
+    x = images(2, 4, 8, 8).to(dtype)
+    mask = masks(layer, x)[""]
+    assert layer(x).dtype == dtype
+    assert torch.equal(layer(x), torch.where(mask, layer.precise(x), layer.approximate(x)))
+    assert mask[0].sum() == layer.injection.kept(mask[0].numel())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"ratio": 0.7}, {"pattern": "7:8"}, {"ratio": 0.7, "target": "essential"}]
+)
+def test_the_path_of_accelerators_gives_the_same_bits(fields: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = noisy(convolution(), **fields), images(2, 4, 8, 8)
+    expected, gradient, mask = layer(x), gradients(layer, x), masks(layer, x)[""]
+    monkeypatch.setattr("nenni_core.layers._has_fast_integers", lambda values: False)
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(gradients(layer, x), gradient)
+    assert torch.equal(masks(layer, x)[""], mask)
+
+
+def test_a_kernel_from_inference_mode_does_not_reach_a_backward_pass() -> None:
+    layer, x = noisy(convolution(), ratio=0.5).requires_grad_(False), images(2, 4, 8, 8)
+    expected = gradients(layer, x)
+    layer._kernels.clear()
+    with torch.inference_mode():
+        layer(x)
+    assert torch.equal(gradients(layer, x), expected)
+
+
+def test_empty_batches_and_single_vectors_are_as_in_the_dense_layers() -> None:
+    layer = noisy(convolution())
+    assert layer(images(0, 4, 9, 9)).shape == (0, 8, 9, 9)
+    linear = noisy(seeded(lambda: nn.Linear(6, 20)), ratio=0.9)
+    vector = images(6)
+    assert torch.equal(linear(vector), linear(vector[None])[0])
+    assert (linear(vector) == linear.precise(vector[None])[0]).sum() == 2

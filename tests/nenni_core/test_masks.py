@@ -60,3 +60,14 @@ def test_plain_models_and_no_data_are_refused() -> None:
         masks(network(), X)
     with pytest.raises(InputError, match="at least one batch"):
         mask_densities(inject(network(), Injection()), [])
+
+
+def test_looking_leaves_batch_statistics_and_noise_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).train()
+    noisy = inject(model, Injection(randomize="stochastic_rounding"))
+    stream = noisy[0].noise_stream.generator.get_state()
+    masks(noisy, X)
+    mask_densities(noisy, [X])
+    assert noisy[1].num_batches_tracked == 0
+    assert noisy[1].training
+    assert torch.equal(noisy[0].noise_stream.generator.get_state(), stream)

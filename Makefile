@@ -22,9 +22,8 @@ export PYTHONNOUSERSITE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
-export RAY_USAGE_STATS_ENABLED := 0
-# waiting threads sleep: see pipeline/__init__.py
-export OMP_WAIT_POLICY := PASSIVE
+# waiting threads spin for a moment only: see pipeline/__init__.py
+export GOMP_SPINCOUNT := 10000
 
 .PHONY: help
 help: ## list these targets

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 1, "pretrain": 1, "distill": 1, "finetune": 1, "attack": 1}
+VERSIONS = {"prepare": 1, "pretrain": 1, "distill": 2, "finetune": 2, "attack": 1}
 """Raised by hand when a change of the code changes a stage's output for the same configuration."""
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from nenni_core.modes import eval_mode, kept_streams
+
 
 @contextmanager
 def frozen_for_evaluation(model: nn.Module) -> Iterator[None]:
@@ -17,21 +19,15 @@ def frozen_for_evaluation(model: nn.Module) -> Iterator[None]:
     training model stays frozen), each parameter's `requires_grad`, and the noise stream of each random
     layer. With `requires_grad` off nothing can accumulate into a parameter's `.grad`.
     """
-    training = [(module, module.training) for module in model.modules()]
     requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    streams = [(m, m.noise_stream) for m in model.modules() if hasattr(m, "noise_stream")]
-    try:
-        model.eval()
-        for parameter, _ in requires_grad:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-        for parameter, flag in requires_grad:
-            parameter.requires_grad_(flag)
-        for module, stream in streams:
-            module.noise_stream = stream
+    with kept_streams(model), eval_mode(model):
+        try:
+            for parameter, _ in requires_grad:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, flag in requires_grad:
+                parameter.requires_grad_(flag)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.attacks.pgd import pgd
-from nenni_core.modes import eval_mode
-from nenni_core.randomness import NoiseStream, held_noise, make_generator, set_noise
+from nenni_core.modes import eval_mode, kept_streams
+from nenni_core.randomness import held_noise, make_generator, set_noise
 from nenni_core.training.augmentation import pixels
 from nenni_core.training.recipe import PRECISIONS, Recipe
 
@@ -70,11 +70,6 @@ def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
 @contextmanager
 def _own_noise(model: nn.Module, name: str, seed: int) -> Iterator[None]:
     """A stream of its own for the random layers inside; they get their former one back."""
-    former = {module: module.noise_stream for module in model.modules() if hasattr(module, "noise_stream")}
-    set_noise(model, name, seed)
-    try:
+    with kept_streams(model):
+        set_noise(model, name, seed)
         yield
-    finally:
-        for module, stream in former.items():
-            assert isinstance(stream, NoiseStream) or stream is None
-            module.noise_stream = stream

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
-from nenni_core.modes import eval_mode
+from nenni_core.modes import eval_mode, kept_modes, kept_streams
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import derive_seed, make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
@@ -107,18 +107,16 @@ def train(
         )
     _check_data("training", model, train_images, train_labels, recipe)
     _check_data("validation", model, validation_images, validation_labels, recipe)
-    streams = [(module, module.noise_stream) for module in model.modules() if hasattr(module, "noise_stream")]
-    run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
-    expected: dict[str, object] = {}
-    if checkpoint_dir is not None:
-        expected = identity(model, run.data, recipe, seed)
-        found = latest_checkpoint(checkpoint_dir)
-        if found is not None:
-            refuse_another_run(found[1]["identity"], expected, checkpoint_dir.name)
-            run.restore(*found)
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
+    with kept_streams(model), kept_modes(model):
+        run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
+        expected: dict[str, object] = {}
+        if checkpoint_dir is not None:
+            expected = identity(model, run.data, recipe, seed)
+            found = latest_checkpoint(checkpoint_dir)
+            if found is not None:
+                refuse_another_run(found[1]["identity"], expected, checkpoint_dir.name)
+                run.restore(*found)
+        model.train()
         for epoch in range(len(run.history), recipe.epochs):
             # layers of users, such as dropout, know the global generators only
             with seeded_global_generators(derive_seed(seed, "global", str(epoch)), run.device):
@@ -127,11 +125,6 @@ def train(
                 run.save(checkpoint_dir, expected)
             if on_epoch is not None:
                 on_epoch(run.history[-1])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for module, stream in streams:
-            module.noise_stream = stream
     return TrainingResult(
         best=run.best, last=portable(model.state_dict()), history=run.history, best_epoch=run.best_epoch
     )

@@ -8,3 +8,12 @@ ProgressCallback = Callable[[str, int, int], None]
 
 def silent(description: str, completed: int, total: int) -> None:
     """A `ProgressCallback` that shows nothing."""
+
+
+def labelled(progress: ProgressCallback, subject: str) -> ProgressCallback:
+    """`progress` that also says what the work is for."""
+
+    def report(description: str, completed: int, total: int) -> None:
+        progress(f"{subject}: {description}", completed, total)
+
+    return report

@@ -48,8 +48,8 @@ def say(line: str) -> None:
 def user_errors(model: type[BaseModel] | None = None, source: Path | None = None) -> Iterator[None]:
     """Show mistakes of the user as lines, not tracebacks.
 
-    `InputError` and `ValidationError` (of `model`, read from `source`) end the process with status 2,
-    `TrainingDiverged` with 1, Ctrl-C with 130. Anything else is a bug and keeps its traceback.
+    `InputError`, `ValidationError` (of `model`, read from `source`) and `OSError` end the process with status
+    2, `TrainingDiverged` with 1, Ctrl-C with 130. Anything else is a bug and keeps its traceback.
     """
     try:
         yield
@@ -65,6 +65,10 @@ def user_errors(model: type[BaseModel] | None = None, source: Path | None = None
     except TrainingDiverged as error:
         say(f"error: {error}")
         raise typer.Exit(1) from None
+    except OSError as error:
+        # a folder that is a file, that may not be written to, that has no space left
+        say(f"error: {f'{str(error.filename)!r}: ' if error.filename else ''}{error.strerror or error}")
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say("interrupted; the same command continues where this one stopped")
         raise typer.Exit(130) from None

@@ -4,12 +4,16 @@ Everything here changes results and is part of the content keys. What only chang
 where a data archive lies) is not: see `pipeline.runtime` and `Prepare.path`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nenni_core.errors import InputError, unknown_choice
 from pipeline.values import Number, Pixels, Whole
+
+if TYPE_CHECKING:
+    from nenni_core.attacks import AttackSpec
+    from nenni_core.training import Recipe
 
 Checkpoint = Literal["best", "last"]
 Objective = Literal["clean", "adversarial"]
@@ -115,6 +119,18 @@ class Training(Section):
         default=10, ge=0, description="PGD steps of the validation that picks the best"
     )
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.recipe()
+        return self
+
+    def recipe(self, objective: str = "adversarial") -> "Recipe":
+        """What the training loop reads; `InputError` for values that do not go together."""
+        from nenni_core.training import Recipe
+
+        shared = {name: getattr(self, name) for name in Training.model_fields}
+        return Recipe(**shared, objective=objective)
+
 
 class Pretrain(Training):
     """Stage `pretrain`: the dense teacher."""
@@ -219,6 +235,20 @@ class Attack(Section):
     batch_size: Whole = Field(default=256, gt=0, description="images per attack batch")
     examples: Whole = Field(default=8, ge=0, description="adversarial images kept for the picture")
     attacks: dict[AttackName, AttackConfig] = Field(min_length=1, description="attacks by column name")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.specifications()
+        return self
+
+    def specifications(self) -> "list[AttackSpec]":
+        """The attacks in the order of their names, so that the order in a file changes nothing.
+
+        Raises `InputError` for values that an attack cannot have.
+        """
+        from nenni_core.attacks import AttackSpec
+
+        return [AttackSpec(name=name, **dict(attack)) for name, attack in sorted(self.attacks.items())]
 
 
 class AttackRun(Attack):

@@ -6,13 +6,14 @@ output, within a set and across sets.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 1, "pretrain": 1, "distill": 2, "finetune": 2, "attack": 1}
-"""Raised by hand when a change of the code changes a stage's output for the same configuration."""
+VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 3, "finetune": 3, "attack": 2}
+"""Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 
 def canonical_json(value: Any) -> str:
@@ -47,15 +48,28 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
 
 
 def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
-    """`stage_section` as plain JSON values, as it enters the key.
-
-    `prepare.path` is left out: where an archive lies does not change what is in it (the data fingerprint
-    says that).
-    """
+    """`stage_section` as plain JSON values, as it enters the key: only what the stage reads."""
     config: dict[str, Any] = stage_section(stage, experiment).model_dump(mode="json")
+    unread = _unread(stage, config)
+    return {name: value for name, value in config.items() if name not in unread}
+
+
+def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
+    """Fields without a meaning beside the values of the others: changing them computes nothing again."""
+    unread: set[str] = set()
     if stage == "prepare":
-        del config["path"]
-    return config
+        unread |= {"path"}  # where an archive lies does not change what is in it; the fingerprint says that
+    if stage == "distill":
+        closed_form = config["solver"] == "least_squares"
+        unread |= {"epochs", "learning_rate", "momentum"} if closed_form else {"ridge"}
+        if config["randomize"] != "bank":
+            unread |= {"bank_size"}
+    if stage in ("pretrain", "finetune"):
+        if config["schedule"] != "step":
+            unread |= {"milestones", "decay"}
+        if config["objective"] == "clean":
+            unread |= {"steps"}  # eps and step_size are those of the validation too
+    return unread
 
 
 def stage_seed(stage: str, experiment: Experiment) -> int:

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from nenni_core.training import EpochRecord, Recipe, TrainingResult, train
+from nenni_core.training import EpochRecord, TrainingResult, train
 from pipeline.artifacts import Prepared
-from pipeline.config import FineTune, Pretrain, Training
+from pipeline.config import FineTune, Pretrain
 from pipeline.files import write_csv, write_json
 from pipeline.runtime import Runtime
-from pipeline.store import SCRATCH, TIMING
+from pipeline.store import TIMING
 
 HISTORY = "history.json"
 CURVE = "history.csv"
@@ -23,12 +22,6 @@ COLUMNS = (
     "validation_robust_accuracy",
 )
 """What is kept of an epoch: all but how long it took."""
-
-
-def recipe(config: Pretrain | FineTune) -> Recipe:
-    """The fields of the configuration that the training loop reads."""
-    shared = {name: getattr(config, name) for name in Training.model_fields}
-    return Recipe(**shared, objective=config.objective)
 
 
 def fit(
@@ -49,10 +42,9 @@ def fit(
         data.train.labels,
         data.validation.images,
         data.validation.labels,
-        recipe(config),
+        config.recipe(config.objective),
         seed=seed,
-        # another kind of device begins anew: its checkpoints would not continue to the same bits
-        checkpoint_dir=out / SCRATCH / torch.device(runtime.device).type,
+        checkpoint_dir=runtime.scratch(out),
         on_progress=runtime.progress,
         on_epoch=on_epoch,
     )

@@ -1,7 +1,6 @@
 """From an experiment to finished store entries: what is missing is computed, upstream first."""
 
 import importlib
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,9 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nenni_core.data import fingerprint
+from nenni_core.progress import labelled
+from pipeline.attempt import Work
+from pipeline.data_check import check_data
 from pipeline.experiment import Experiment
 from pipeline.keys import VERSIONS, stage_config, stage_keys, stage_section, stage_seed, upstream
-from pipeline.provenance import code_digest, commit, library_versions
+from pipeline.provenance import library_versions
 from pipeline.runtime import RecordCallback, Runtime, ignore
 from pipeline.store import Entry, Manifest, Store
 
@@ -27,6 +29,11 @@ class Plan:
     def upstream_keys(self, stage: str) -> dict[str, str]:
         """Keys of the entries that `stage` reads."""
         return {name: self.keys[name] for name in upstream(stage, self.experiment)}
+
+    def stages_to(self, stage: str) -> tuple[str, ...]:
+        """`stage` and all stages of the experiment before it, in the order in which data flows."""
+        stages = self.experiment.stages
+        return stages[: stages.index(stage) + 1]
 
     def subject(self, stage: str) -> str:
         """What the entry of `stage` is of, in a word or two."""
@@ -68,8 +75,8 @@ class StageFunction(Protocol):
 class Observer(Protocol):
     """Who follows the work (`pipeline.tracking.Tracker`). Its own failures must not surface here."""
 
-    def computing(self, stage: str, plan: Plan) -> AbstractContextManager[RecordCallback]:
-        """Entered while a stage is computed; gives where live values go."""
+    def computing(self, stage: str, plan: Plan, *, resumed: bool) -> AbstractContextManager[RecordCallback]:
+        """Entered while a stage is computed; gives where live values go. `resumed`: not from the start."""
 
     def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:
         """A stage is in the store; `cached` if it was there before."""
@@ -78,7 +85,7 @@ class Observer(Protocol):
 class Unobserved:
     """An `Observer` that looks away."""
 
-    def computing(self, stage: str, plan: Plan) -> AbstractContextManager[RecordCallback]:
+    def computing(self, stage: str, plan: Plan, *, resumed: bool) -> AbstractContextManager[RecordCallback]:
         return nullcontext(ignore)
 
     def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:
@@ -95,57 +102,77 @@ def ensure(
 ) -> Entry:
     """The verified entry of `stage`; it and everything upstream of it is computed where it is missing.
 
-    What a stage raises (`InputError`, `TrainingDiverged`, ...) passes through; its unfinished folder stays.
+    An entry that was computed from other inputs than those that are there now (a stage before it was computed
+    again, with another result) is computed again too. What a stage raises (`InputError`, `TrainingDiverged`,
+    ...) passes through; its unfinished folder stays.
     """
     [planned] = [experiment] if isinstance(experiment, Plan) else plan([experiment])
     runtime, observer = runtime or Runtime(), observer or Unobserved()
+    entries: dict[str, Entry] = {}
+    for name in planned.stages_to(stage):
+        inputs = {before: entries[before] for before in upstream(name, planned.experiment)}
+        entries[name] = _ensure(name, planned, inputs, store, runtime, observer)
+        if name == "prepare":
+            check_data(planned.experiment, entries[name].path)
+    return entries[stage]
+
+
+def _ensure(
+    stage: str, planned: Plan, inputs: Mapping[str, Entry], store: Store, runtime: Runtime, observer: Observer
+) -> Entry:
     key = planned.keys[stage]
+    digests = {name: entry.manifest.digest for name, entry in inputs.items()}
     entry = store.find(stage, key)
-    if entry is None:
-        inputs = {
-            name: ensure(name, planned, store=store, runtime=runtime, observer=observer).path
-            for name in upstream(stage, planned.experiment)
-        }
+    if entry is None or entry.manifest.upstream_digests != digests:
         with store.locked(stage, key):
-            entry = store.find(stage, key) or store.recover(stage, key)
+            entry = store.recover(stage, key)
+            if entry is not None and entry.manifest.upstream_digests != digests:
+                store.set_aside(stage, key, "a stage before it was computed again, with another result")
+                entry = None
             if entry is None:
-                with observer.computing(stage, planned) as on_record:
+                work = Work.begin(store, stage, key, digests)
+                with observer.computing(stage, planned, resumed=work.resumed) as on_record:
                     live = replace(runtime, on_record=on_record)
-                    entry = _compute(stage, planned, inputs, store, live)
+                    entry = _compute(stage, planned, inputs, work, store, live)
                 observer.finished(stage, planned, entry, cached=False)
                 return entry
     observer.finished(stage, planned, entry, cached=True)
     return entry
 
 
-def _compute(stage: str, planned: Plan, inputs: Mapping[str, Path], store: Store, runtime: Runtime) -> Entry:
+def _compute(
+    stage: str, planned: Plan, inputs: Mapping[str, Entry], work: Work, store: Store, runtime: Runtime
+) -> Entry:
+    import torch  # not at the top: slow, and not needed when everything is in the store
+
     run: StageFunction = importlib.import_module(f"pipeline.stages.{stage}").run
-    experiment, key = planned.experiment, planned.keys[stage]
+    experiment = planned.experiment
     if experiment.prepare.path is not None:
         runtime = replace(runtime, data_path=Path(experiment.prepare.path))
-    out = store.begin(stage, key)
-    resumed = any(out.iterdir())
+    progress = labelled(runtime.progress, f"{stage} {planned.subject(stage)}")
+    runtime = replace(runtime, progress=work.timed(progress))
+    paths = {name: entry.path for name, entry in inputs.items()}
     seed = stage_seed(stage, experiment)
-    start = time.perf_counter()
-    metrics = run(stage_section(stage, experiment), inputs, out, seed=seed, runtime=runtime)
-    seconds = time.perf_counter() - start
-    state = commit()
+    metrics = run(stage_section(stage, experiment), paths, work.out, seed=seed, runtime=runtime)
     return store.commit(
         Manifest(
             stage=stage,
-            key=key,
+            key=planned.keys[stage],
             stage_version=VERSIONS[stage],
             config=stage_config(stage, experiment),
             seed=seed,
             upstream=planned.upstream_keys(stage),
+            upstream_digests=work.begun.upstream_digests,
             data_fingerprint=planned.data_fingerprint,
             metrics=metrics,
             files={},
-            git_commit=state.sha,
-            git_dirty=state.dirty,
-            code=code_digest(),
+            git_commit=work.begun.git_commit,
+            git_dirty=work.begun.git_dirty,
+            code=work.begun.code,
             versions=library_versions(),
-            seconds=round(seconds, 3),
-            resumed=resumed,
+            device=runtime.device.partition(":")[0],
+            threads=torch.get_num_threads(),
+            seconds=work.seconds,
+            resumed=work.resumed,
         )
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nenni_core.progress import ProgressCallback, silent
+from pipeline.store import SCRATCH
 
 RecordCallback = Callable[[Mapping[str, float], int], None]
 """Called with (values by name, step) while a stage runs, for live curves."""
@@ -20,13 +21,16 @@ class Runtime:
 
     device: str = "cpu"
     """Device of models and batches, as PyTorch names it."""
-    threads: int | None = None
-    """CPU threads of PyTorch; None leaves its own choice."""
     progress: ProgressCallback = silent
     """Told where the work stands."""
     on_record: RecordCallback = ignore
     """Told of every finished epoch."""
     data_path: Path | None = None
     """Local archive or folder of the data set, instead of a download."""
-    download_folder: Path | None = None
-    """Where downloaded archives are kept; None for the user's cache folder."""
+
+    def scratch(self, out: Path) -> Path:
+        """Where a stage that writes into `out` keeps what it needs to continue.
+
+        Another kind of device begins anew: it would not continue to the same bits.
+        """
+        return out / SCRATCH / self.device.partition(":")[0]

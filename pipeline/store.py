@@ -6,7 +6,8 @@ of and their checksums. The store is the truth: a stage is done if and only if i
 - Work happens in `.partial/<stage>/<key>/`, which survives a kill, so that a stage can continue from its own
   checkpoints (in the sub-folder `SCRATCH`). A finished folder is made durable and renamed: a reader sees all
   of an entry or nothing.
-- An entry is verified when it is read. A damaged one is moved to `.corrupt/`, reported, and computed again.
+- An entry is verified when it is read. A damaged one, or one whose inputs were computed again with another
+  result, is moved to `.aside/`, reported, and computed again.
 - `locked` keeps two processes from computing one key at the same time.
 
 `python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store.
@@ -23,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nenni_core.errors import InputError
 from pipeline.experiment import STAGES
 from pipeline.files import sha256_of, sync_file, sync_folder, write_json
 from pipeline.keys import canonical_json
@@ -49,13 +51,16 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = 2
     stage: str
     key: str
     stage_version: int
     config: dict[str, Any]
     seed: int
     upstream: dict[str, str]
+    """Keys of the entries that it read, by stage."""
+    upstream_digests: dict[str, str]
+    """Their digests: what was read, where the key says what was wanted."""
     data_fingerprint: str
     metrics: dict[str, float]
     files: dict[str, FileRecord]
@@ -64,8 +69,12 @@ class Manifest(BaseModel):
     code: str
     """`pipeline.provenance.code_digest` of the code that computed it."""
     versions: dict[str, str]
+    device: str
+    """Kind of device, such as "cpu" or "cuda": results are equal to the bit only on the same kind."""
+    threads: int
+    """CPU threads of PyTorch: their number can change how sums are rounded."""
     seconds: float
-    """Wall time of the process that finished the entry."""
+    """Wall time of all processes that worked on it (see `pipeline.attempt`)."""
     resumed: bool
     """Whether an earlier process had begun it."""
     checksum: str = ""
@@ -130,7 +139,14 @@ class Store:
     def __init__(self, root: Path, report: Callable[[str], None] = lambda line: None) -> None:
         self.root = root
         self.report = report
-        self._verified: dict[Path, Entry] = {}
+        self._verified: dict[Path, tuple[tuple[int, int], Entry]] = {}
+
+    @classmethod
+    def existing(cls, root: Path, report: Callable[[str], None] = lambda line: None) -> "Store":
+        """A store that is there; `InputError` if it is not."""
+        if not root.is_dir():
+            raise InputError(f"there is no store at {str(root)!r}")
+        return cls(root, report)
 
     def entry_path(self, stage: str, key: str) -> Path:
         """Where the finished entry is, or would be."""
@@ -141,40 +157,44 @@ class Store:
         return self.root / ".partial" / stage / key
 
     def find(self, stage: str, key: str) -> Entry | None:
-        """The verified entry, or None if there is none. A damaged one is set aside first.
+        """The verified entry; None if there is none, or a damaged one, which `recover` sets aside.
 
         Verification reads every byte, so a process does it once per entry.
         """
-        path = self.entry_path(stage, key)
-        if path in self._verified and path.is_dir():
-            return self._verified[path]
-        if not path.is_dir():
-            return None
         try:
-            entry = read_entry(path)
-            if (entry.manifest.stage, entry.manifest.key) != (stage, key):
-                raise CorruptEntryError(f"{MANIFEST} belongs to another entry")
-        except CorruptEntryError as error:
-            if not path.is_dir():  # another process has just set it aside
-                return None
-            self.set_aside(stage, key, str(error))
+            return self._verify(stage, key)
+        except CorruptEntryError:
             return None
-        self._verified[path] = entry
+
+    def _verify(self, stage: str, key: str) -> Entry | None:
+        path = self.entry_path(stage, key)
+        try:
+            state = (path / MANIFEST).stat()
+        except OSError as error:
+            if path.is_dir():
+                raise CorruptEntryError(f"{MANIFEST} is missing") from error
+            return None
+        identity = state.st_ino, state.st_mtime_ns  # another process may have replaced the entry
+        known = self._verified.get(path)
+        if known is not None and known[0] == identity:
+            return known[1]
+        entry = read_entry(path)
+        if (entry.manifest.stage, entry.manifest.key) != (stage, key):
+            raise CorruptEntryError(f"{MANIFEST} belongs to another entry")
+        self._verified[path] = identity, entry
         return entry
 
     def set_aside(self, stage: str, key: str, reason: str) -> Path:
-        """Move a damaged entry to `.corrupt/` and report it."""
+        """Move an entry that cannot be used to `.aside/` and report it. Hold the lock."""
         source = self.entry_path(stage, key)
         self._verified.pop(source, None)
-        corrupt = self.root / ".corrupt"
-        corrupt.mkdir(parents=True, exist_ok=True)
+        aside = self.root / ".aside"
+        aside.mkdir(parents=True, exist_ok=True)
         number = 0
-        while (target := corrupt / f"{stage}-{key}-{number}").exists():
+        while (target := aside / f"{stage}-{key}-{number}").exists():
             number += 1
         source.rename(target)
-        self.report(
-            f"store: {stage} {key[:12]} is damaged ({reason}); moved to {target}, to be computed again"
-        )
+        self.report(f"store: {stage} {key[:12]} cannot be used: {reason}; moved to {target}")
         return target
 
     @contextmanager
@@ -199,7 +219,17 @@ class Store:
         return path
 
     def recover(self, stage: str, key: str) -> Entry | None:
-        """Finish a commit that a kill has interrupted; None if there is none. Hold the lock."""
+        """`find`, after mending what an accident has left; None if it has to be computed. Hold the lock.
+
+        A damaged entry is set aside; a commit that a kill has interrupted is finished.
+        """
+        try:
+            entry = self._verify(stage, key)
+        except CorruptEntryError as error:
+            self.set_aside(stage, key, f"it is damaged ({error})")
+            entry = None
+        if entry is not None:
+            return entry
         path = self.partial_path(stage, key)
         if not (path / MANIFEST).exists():
             return None
@@ -232,9 +262,7 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(partial, final)
         sync_folder(final.parent)
-        entry = Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
-        self._verified[final] = entry
-        return entry
+        return Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an entry or what is unfinished of it. Hold the lock."""
@@ -257,7 +285,7 @@ class Store:
         return [(stage, path.name) for stage in STAGES for path in _folders(self.root / ".partial" / stage)]
 
     def collect(self, keep: Mapping[str, set[str]], *, dry_run: bool = False) -> list[Path]:
-        """Remove every entry and unfinished folder whose key is not in `keep[stage]`, and `.corrupt/`.
+        """Remove every entry and unfinished folder whose key is not in `keep[stage]`, and `.aside/`.
 
         What another process works on is left alone. Returns what was (or would be) removed.
         """
@@ -273,7 +301,7 @@ class Store:
                         self.discard(stage, key)
             except BusyError:
                 self.report(f"store: {stage} {key[:12]} is in use; kept")
-        for path in [*_folders(self.root / ".corrupt"), *self.root.glob(".partial/.removed-*")]:
+        for path in [*_folders(self.root / ".aside"), *self.root.glob(".partial/.removed-*")]:
             removed.append(path)
             if not dry_run:
                 shutil.rmtree(path)

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from nenni_core.errors import InputError
 from pipeline.command_line import StoreFolder, new_app, say, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.runner import plan
@@ -22,17 +21,11 @@ def main() -> None:
     app()
 
 
-def _store(root: Path) -> Store:
-    if not root.is_dir():
-        raise InputError(f"there is no store at {str(root)!r}")
-    return Store(root, say)
-
-
 @app.command("ls")
 def list_entries(store: StoreFolder = Path("store")) -> None:
     """List what is finished and what was begun, with size, seconds and commit."""
     with user_errors():
-        opened = _store(store)
+        opened = Store.existing(store, say)
         table = Table("stage", "key", "MB", "seconds", "commit", box=None, header_style="bold")
         for stage, key in opened.names():
             path = opened.entry_path(stage, key)
@@ -53,9 +46,13 @@ def list_entries(store: StoreFolder = Path("store")) -> None:
 def verify(store: StoreFolder = Path("store")) -> None:
     """Check every byte of every entry; damaged ones are moved aside. Exit status 1 if there were any."""
     with user_errors():
-        opened = _store(store)
+        opened = Store.existing(store, say)
         names = opened.names()
-        damaged = [name for name in names if opened.find(*name) is None]
+        damaged = []
+        for stage, key in names:
+            with opened.locked(stage, key):
+                if opened.recover(stage, key) is None:
+                    damaged.append(key)
         say(f"{len(names) - len(damaged)} of {len(names)} entries are as they were written")
         if damaged:
             raise typer.Exit(1)
@@ -67,9 +64,9 @@ def gc(
         list[Path], typer.Option("--params", help="Keep what these files describe (repeatable).")
     ],
     store: StoreFolder = Path("store"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, not only say what would go.")] = False,
 ) -> None:
-    """Remove every entry that no experiment of the given parameter files needs, and what was set aside."""
+    """List, and with --delete remove, what no experiment of the parameter files needs or was set aside."""
     keep: dict[str, set[str]] = {}
     for path in params:
         with user_errors(ExperimentSet, path):
@@ -77,5 +74,8 @@ def gc(
                 for stage, key in planned.keys.items():
                     keep.setdefault(stage, set()).add(key)
     with user_errors():
-        for path in _store(store).collect(keep, dry_run=dry_run):
-            say(f"{'would remove' if dry_run else 'removed'} {path}")
+        removed = Store.existing(store, say).collect(keep, dry_run=not delete)
+        for path in removed:
+            say(f"{'removed' if delete else 'would remove'} {path}")
+        if removed and not delete:
+            say("nothing was removed; --delete does it")

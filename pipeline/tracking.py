@@ -2,7 +2,8 @@
 
 A parent run stands for a set of experiments, a child run for every stage instance in it. Children are found
 again by (parent, key): running the same set twice adds nothing, and a stage that was interrupted continues in
-the run that it had. A tracking server that fails is reported once and never stops a stage;
+the run that it had. A stage that was computed again with another result gets a new run; MLflow lists the old
+one as deleted. A tracking server that fails is reported once and never stops a stage;
 `python -m pipeline.tracking sync --params params.yaml` catches up from the store afterwards.
 """
 
@@ -20,9 +21,9 @@ from pipeline.command_line import Params, StoreFolder, new_app, say, user_errors
 from pipeline.config import Tracking
 from pipeline.experiment import STAGES, ExperimentSet, load_parameters
 from pipeline.files import read_json
-from pipeline.keys import canonical_json, stage_config, stage_seed
+from pipeline.keys import canonical_json, stage_config
 from pipeline.mlflow_backend import connect, exclusive, experiment_id, tracking_uri
-from pipeline.provenance import commit
+from pipeline.run_tags import WEIGHTS, flatten, result_tags, stage_tags
 from pipeline.runner import Plan, plan
 from pipeline.runtime import RecordCallback
 from pipeline.store import TIMING, Entry, Store
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
-WEIGHTS = ".safetensors"
-"""Suffix of the files that stay in the store; the runs name their SHA-256."""
+LOSS = "train_loss"
+"""The curve that every training has."""
 
 
 class Tracker:
@@ -60,9 +61,9 @@ class Tracker:
         self._failed = False
 
     @contextmanager
-    def computing(self, stage: str, plan: Plan) -> Iterator[RecordCallback]:
+    def computing(self, stage: str, plan: Plan, *, resumed: bool) -> Iterator[RecordCallback]:
         """A run in state RUNNING while a stage is computed; FAILED with the error as a tag if it raises."""
-        self._attempt(lambda session: session.begin(stage, plan, self._settings))
+        self._attempt(lambda session: session.begin(stage, plan, self._settings, resumed=resumed))
 
         def on_record(values: Mapping[str, float], step: int) -> None:
             self._attempt(lambda session: session.record(plan.keys[stage], values, step))
@@ -100,7 +101,7 @@ class Tracker:
             first_line = (str(error).splitlines() or [""])[0][:200]
             self._report(
                 f"warning: MLflow is not written to any more ({type(error).__name__}: {first_line}); results"
-                " are in the store, `python -m pipeline.tracking sync` records them later"
+                " are in the store, `python -m pipeline.tracking sync --params FILE` records them later"
             )
 
 
@@ -116,12 +117,14 @@ class _Session:
         # a set that is run again is the newest one, though its run is an old one
         self._client.set_tag(self._parent, "last_used_ms", str(int(time.time() * 1000)))
         self._children: dict[str, str] = {}
-        self._done: set[str] = set()
+        self._done: dict[str, str] = {}
+        """Digest of the recorded result by key, of the runs that are complete."""
         for run in self._search(f"tags.`{PARENT}` = '{self._parent}'"):
             self._children[run.data.tags["key"]] = run.info.run_id
             if run.info.status == "FINISHED":
-                self._done.add(run.data.tags["key"])
-        self._steps: dict[str, set[int]] = {}
+                self._done[run.data.tags["key"]] = run.data.tags.get("digest", "")
+        self._losses: dict[str, dict[int, float]] = {}
+        """What live curves there are by key: training loss by epoch."""
         self._monitors: dict[str, Any] = {}
 
     def _search(self, condition: str) -> "Iterator[Run]":
@@ -149,12 +152,14 @@ class _Session:
         name = f"{first.pretrain.model} on {first.prepare.dataset}, seed {first.seed}"
         return self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
 
-    def begin(self, stage: str, plan: Plan, settings: Tracking) -> None:
+    def begin(self, stage: str, plan: Plan, settings: Tracking, *, resumed: bool) -> None:
         """Open the run of a stage, or continue the one that an interrupted process has left."""
-        run_id = self._child(stage, plan, cached=False)
         key = plan.keys[stage]
+        if key in self._done or (not resumed and self._recorded_losses(key)):
+            self._supersede(key)
+        run_id = self._child(stage, plan, cached=False)
         self._client.update_run(run_id, status="RUNNING")
-        self._steps[key] = self._recorded_steps(run_id)
+        self._losses[key] = self._recorded_losses(key)
         if stage in settings.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -166,10 +171,10 @@ class _Session:
 
     def record(self, key: str, values: Mapping[str, float], step: int) -> None:
         """One point of the live curves; a step that is there already stays as it is."""
-        steps = self._steps.setdefault(key, set())
-        if step not in steps:
+        losses = self._losses.setdefault(key, {})
+        if step not in losses:
             self._log(self._children[key], [(name, value, step) for name, value in values.items()])
-            steps.add(step)
+            losses[step] = values.get(LOSS, 0.0)
 
     def fail(self, key: str, status: str, reason: str) -> None:
         """End a run that did not get to its result."""
@@ -182,13 +187,25 @@ class _Session:
         """Parameters, metrics, curves, data and files of a finished stage."""
         key = plan.keys[stage]
         self._stop_monitor(key)
-        if key in self._done:
+        if self._done.get(key) == entry.manifest.digest:
             return
+        history = _history(entry.path)
+        losses = self._losses[key] if key in self._losses else self._recorded_losses(key)
+        # curves of another computation: this one was not watched
+        strange = any(history.get(step, {}).get(LOSS) != loss for step, loss in losses.items())
+        if key in self._done or strange:
+            self._supersede(key)
+            losses = {}
         run_id = self._child(stage, plan, cached=cached)
-        steps = self._steps[key] if key in self._steps else self._recorded_steps(run_id)
         points = [(name, value, 0) for name, value in entry.metrics.items()]
         points.append(("seconds", entry.manifest.seconds, 0))
-        points += _history_points(entry.path, steps)
+        points += [
+            (name, value, step)
+            for step, row in history.items()
+            if step not in losses
+            for name, value in row.items()
+        ]
+        points += _timing_points(entry.path)
         self._log(run_id, points)
         for name, value in result_tags(entry).items():
             self._client.set_tag(run_id, name, value)
@@ -200,11 +217,11 @@ class _Session:
         if self._client.get_run(run_id).data.tags.get("error"):
             self._client.delete_tag(run_id, "error")
         self._client.set_terminated(run_id, status="FINISHED")
-        self._done.add(key)
+        self._done[key] = entry.manifest.digest
 
     def close(self) -> None:
         """The parent is finished when all its stages are."""
-        status = "FINISHED" if self._wanted <= self._done else "RUNNING"
+        status = "FINISHED" if self._wanted <= self._done.keys() else "RUNNING"
         if status != self._client.get_run(self._parent).info.status:
             if status == "FINISHED":
                 self._client.set_terminated(self._parent, status=status)
@@ -224,9 +241,19 @@ class _Session:
             self._children[key] = run_id
         return self._children[key]
 
-    def _recorded_steps(self, run_id: str) -> set[int]:
-        """Epochs whose values the run has."""
-        return {metric.step for metric in self._client.get_metric_history(run_id, "train_loss")}
+    def _recorded_losses(self, key: str) -> dict[int, float]:
+        """The training loss by epoch that the run of a key has."""
+        if key not in self._children:
+            return {}
+        recorded = self._client.get_metric_history(self._children[key], LOSS)
+        return {metric.step: metric.value for metric in recorded}
+
+    def _supersede(self, key: str) -> None:
+        """Put the run of a key where MLflow keeps deleted runs: its result is not that of the store."""
+        self._done.pop(key, None)
+        self._losses.pop(key, None)
+        if key in self._children:
+            self._client.delete_run(self._children.pop(key))
 
     def _log(self, run_id: str, points: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
@@ -268,77 +295,20 @@ def experiment_key(plans: Sequence[Plan]) -> str:
     ).hexdigest()
 
 
-def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
-    """What a run is of: known before it has run. Empty text where a tag does not apply."""
-    experiment, state = plan.experiment, commit()
-    tags = {
-        "kind": "stage",
-        "stage": stage,
-        "key": plan.keys[stage],
-        "upstream_keys": json.dumps(plan.upstream_keys(stage), sort_keys=True),
-        "dataset": experiment.prepare.dataset,
-        "data_fingerprint": plan.data_fingerprint,
-        "seed": str(stage_seed(stage, experiment)),
-        "git_commit": state.sha,
-        "git_dirty": str(state.dirty).lower(),
-    }
-    if stage != "prepare":
-        tags["model"] = experiment.pretrain.model
-    if stage in ("finetune", "attack"):
-        rule = experiment.finetune
-        tags |= {
-            "variant": experiment.label,
-            "defence": "dense" if rule is None else "noise_injection",
-            "ratio": "" if rule is None or rule.ratio is None else repr(rule.ratio),
-            "pattern": "" if rule is None else rule.pattern or "",
-            "objective": "" if rule is None else rule.objective,
-            "target": "" if rule is None else rule.target,
-            "selection": "" if rule is None else rule.selection,
-            "randomize": "" if rule is None else experiment.distill.randomize,
-        }
-    return tags
+def _history(folder: Path) -> dict[int, dict[str, float]]:
+    """The learning curves of an entry: values by name, by epoch."""
+    path = folder / "history.json"
+    rows = read_json(path) if path.is_file() else []
+    return {int(row["epoch"]): {name: row[name] for name in row if name != "epoch"} for row in rows}
 
 
-def result_tags(entry: Entry) -> dict[str, str]:
-    """What is known of a result only when it is there; the commit is the one that computed it."""
-    manifest = entry.manifest
-    tags = {
-        "git_commit": manifest.git_commit,
-        "git_dirty": str(manifest.git_dirty).lower(),
-        "digest": manifest.digest,
-        "versions": json.dumps(manifest.versions),
-    }
-    weights = {name: record.sha256 for name, record in manifest.files.items() if name.endswith(WEIGHTS)}
-    if weights:
-        tags["weights_sha256"] = json.dumps(weights)
-    if "images" in manifest.metrics:
-        tags["images"] = str(int(manifest.metrics["images"]))
-    return tags
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration as parameters with dotted names: `attacks.pgd20.eps` is "8/255"."""
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
-
-
-def _history_points(folder: Path, recorded: set[int]) -> list[tuple[str, float, int]]:
-    """Learning curves that the run does not have yet, and the seconds of everything."""
+def _timing_points(folder: Path) -> list[tuple[str, float, int]]:
+    """The seconds of the parts of an entry: of epochs as a curve."""
     points: list[tuple[str, float, int]] = []
-    if (folder / "history.json").is_file():
-        for row in read_json(folder / "history.json"):
-            step = int(row.pop("epoch"))
-            if step not in recorded:
-                points += [(name, value, step) for name, value in row.items()]
     if (folder / TIMING).is_file():
         for name, value in read_json(folder / TIMING).items():
             if isinstance(value, list):
-                points += [(name, seconds, step) for step, seconds in enumerate(value, start=1)]  # epochs
+                points += [(name, seconds, step) for step, seconds in enumerate(value, start=1)]
             else:
                 points.append((name, value, 0))
     return points
@@ -358,7 +328,7 @@ def sync(params: Params = Path("params.yaml"), store: StoreFolder = Path("store"
     with user_errors(ExperimentSet, params):
         parameters = load_parameters(params)
         plans = plan(parameters.experiments())
-        opened = Store(store, say)
+        opened = Store.existing(store, say)
         tracker = Tracker(parameters.tracking, plans, store=opened)
         missing = set()
         for planned in plans:

@@ -60,7 +60,7 @@ class Recipe:
         _require("decay", self.decay, 0 < self.decay <= 1, "in (0, 1]")
         _require("eps", self.eps, 0 <= self.eps <= 1, "in [0, 1] pixel units, such as 8 / 255")
         _require(
-            "step_size", self.step_size, 0 <= self.step_size <= 1, "in [0, 1] pixel units, such as 2 / 255"
+            "step_size", self.step_size, 0 < self.step_size <= 1, "in (0, 1] pixel units, such as 2 / 255"
         )
         _require(
             "milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "increasing"

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nenni_core.attacks import AttackSpec
 from nenni_core.bitops import bitops
 from nenni_core.evaluation import evaluate
 from nenni_core.randomness import derive_seed
@@ -18,14 +17,9 @@ from pipeline.config import AttackRun
 from pipeline.files import read_json, write_json
 from pipeline.runtime import Runtime
 from pipeline.stages.finetune import BITOPS
-from pipeline.store import SCRATCH, TIMING
+from pipeline.store import TIMING
 
 RESULTS, RECORDS = "results.json", "records.parquet"
-
-
-def specifications(config: AttackRun) -> list[AttackSpec]:
-    """The attacks in the order of their names, so that the order in a file changes nothing."""
-    return [AttackSpec(name=name, **dict(attack)) for name, attack in sorted(config.attacks.items())]
 
 
 def run(
@@ -51,13 +45,13 @@ def run(
         model,
         test.images,
         test.labels,
-        specifications(config),
+        config.specifications(),
         num_classes=data.num_classes,
         batch_size=config.batch_size,
         seed=derive_seed(seed, "attack"),
         on_progress=runtime.progress,
         keep_examples=config.examples,
-        resume_dir=out / SCRATCH,
+        resume_dir=runtime.scratch(out),
     )
     summary = evaluation.summary()
     seconds = {

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from nenni_core.progress import ProgressCallback
 from pipeline.command_line import (
     Params,
     StoreFolder,
@@ -20,7 +19,7 @@ from pipeline.command_line import (
     silence_telemetry,
     user_errors,
 )
-from pipeline.experiment import STAGES, ExperimentSet, load_parameters
+from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.exports import Folders, Result, export
 from pipeline.provenance import code_digest
 from pipeline.runner import Observer, Plan, Unobserved, ensure, plan
@@ -60,7 +59,7 @@ def stage_app(stage: str) -> typer.Typer:
         with user_errors(ExperimentSet, params):
             chosen = choose_device(device)
             configure_torch(threads, chosen)
-            runtime = Runtime(device=chosen, threads=threads)
+            runtime = Runtime(device=chosen)
             run_set(
                 stage,
                 load_parameters(params),
@@ -93,30 +92,18 @@ def run_set(
         for key in {planned.keys[stage] for planned in concerned}:
             with store.locked(stage, key):
                 store.discard(stage, key)
-    results = []
     with progress_display() as progress:
-        for planned in concerned:
-            # earlier stages first: what is in the store is verified and appears in the tracking too
-            for name in planned.experiment.stages:
-                if STAGES.index(name) <= STAGES.index(stage):
-                    labelled = replace(
-                        runtime, progress=_labelled(progress, f"{name} {planned.subject(name)}")
-                    )
-                    entry = ensure(name, planned, store=store, runtime=labelled, observer=observer)
-            results.append(Result(planned.experiment, entry))
+        shown = replace(runtime, progress=progress)
+        for planned in plans:  # what cannot work is found before anything expensive is computed
+            ensure("prepare", planned, store=store, runtime=shown, observer=observer)
+        results = [
+            Result(planned.experiment, ensure(stage, planned, store=store, runtime=shown, observer=observer))
+            for planned in concerned
+        ]
     export(stage, results, folders)
     if tracker is not None:
         tracker.close()
     return results
-
-
-def _labelled(progress: ProgressCallback, subject: str) -> ProgressCallback:
-    """`progress` that also says which stage of what is meant."""
-
-    def report(description: str, completed: int, total: int) -> None:
-        progress(f"{subject}: {description}", completed, total)
-
-    return report
 
 
 class Narrator:
@@ -128,9 +115,9 @@ class Narrator:
         self._said: set[str] = set()
 
     @contextmanager
-    def computing(self, stage: str, plan: Plan) -> Iterator[RecordCallback]:
+    def computing(self, stage: str, plan: Plan, *, resumed: bool) -> Iterator[RecordCallback]:
         """Pass on."""
-        with self._observer.computing(stage, plan) as on_record:
+        with self._observer.computing(stage, plan, resumed=resumed) as on_record:
             yield on_record
 
     def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:

@@ -24,7 +24,6 @@ def run(
     raw = load_dataset(
         config.dataset,
         path=runtime.data_path,
-        cache_dir=runtime.download_folder,
         on_progress=runtime.progress,
     )
     if config.train_images is not None:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from manifests import manifest
+
 from pipeline.experiment import ExperimentSet
 from pipeline.keys import stage_config, stage_seed
 from pipeline.runner import Plan, plan
-from pipeline.store import Entry, Manifest, Store
+from pipeline.store import Entry, Store
 
 EPOCHS = 3
 
@@ -47,22 +49,18 @@ def store_stage(store: Store, stage: str, planned: Plan) -> Entry:
         (out / "timing.json").write_text(json.dumps({"seconds/fgsm": 1.25}))
         (out / "results.json").write_text("{}")
     return store.commit(
-        Manifest(
-            stage=stage,
-            key=key,
-            stage_version=1,
+        manifest(
+            key,
+            stage,
             config=stage_config(stage, planned.experiment),
             seed=stage_seed(stage, planned.experiment),
             upstream=planned.upstream_keys(stage),
+            upstream_digests={
+                name: store_stage(store, name, planned).manifest.digest
+                for name in planned.upstream_keys(stage)
+            },
             data_fingerprint=planned.data_fingerprint,
             metrics=metrics,
-            files={},
-            git_commit="d" * 40,
-            git_dirty=False,
-            code="e" * 64,
-            versions={"torch": "2"},
-            seconds=1.5,
-            resumed=False,
         )
     )
 

@@ -1,6 +1,7 @@
 """Content keys: equal for what gives equal outputs, different for everything else."""
 
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -93,3 +94,53 @@ def test_keys_are_the_same_tomorrow(tiny: dict[str, Any]) -> None:
     config = stage_config("pretrain", first_variant(tiny))
     assert json.loads(canonical_json(config)) == config
     assert config["eps"] == "8/255"
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("pretrain", {"milestones": [7]}),  # the schedule is constant
+        ("pretrain", {"decay": 0.5}),
+        ("distill", {"epochs": 3}),  # the solver is the closed form
+        ("distill", {"learning_rate": 0.1}),
+        ("distill", {"bank_size": 9}),  # the projection is fixed
+        ("finetune", {"steps": 5}),  # the objective is clean
+    ],
+)
+def test_what_no_stage_reads_moves_nothing(
+    tiny: dict[str, Any], section: str, change: dict[str, Any]
+) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny[section] |= change
+    assert stage_keys(first_variant(tiny), "data") == before
+
+
+@pytest.mark.parametrize(
+    ("section", "choice", "change", "first"),
+    [
+        ("pretrain", {"schedule": "step"}, {"milestones": [7]}, "pretrain"),
+        ("distill", {"solver": "sgd"}, {"epochs": 3}, "distill"),
+        ("distill", {"randomize": "bank"}, {"bank_size": 9}, "distill"),
+        ("finetune", {"objective": ["adversarial"]}, {"steps": 5}, "finetune"),
+        ("finetune", {}, {"step_size": "1/255"}, "finetune"),  # the validation reads it
+    ],
+)
+def test_what_a_choice_makes_a_stage_read_moves_it(
+    tiny: dict[str, Any], section: str, choice: dict[str, Any], change: dict[str, Any], first: str
+) -> None:
+    tiny[section] |= choice
+    before = stage_keys(first_variant(tiny), "data")
+    tiny[section] |= change
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data"))[0] == first
+
+
+def test_a_key_is_the_hash_of_what_it_says(tiny: dict[str, Any]) -> None:
+    """Written out by hand: an entry's key can be recomputed without this project."""
+    config = (
+        '{"dataset":"synthetic","split_seed":0,"test_images":20,"train_images":48,"validation_images":12}'
+    )
+    version = VERSIONS["prepare"]
+    content = (
+        f'{{"config":{config},"data":"d","seed":0,"stage":"prepare","upstream":{{}},"version":{version}}}'
+    )
+    assert stage_keys(first_variant(tiny), "d")["prepare"] == sha256(content.encode()).hexdigest()

@@ -1,7 +1,9 @@
 """The runner: what is missing is computed once, upstream first, and failures leave nothing half."""
 
+import json
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import pytest
 from stored_stages import plans_of
 
 from nenni_core.errors import InputError
+from pipeline import attempt
 from pipeline.experiment import STAGES
 from pipeline.runner import Plan, ensure
 from pipeline.runtime import RecordCallback, Runtime
@@ -23,8 +26,10 @@ class Stages:
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.fail: dict[str, BaseException] = {}
+        self.result: dict[str, str] = {}
         self.runtimes: list[Runtime] = []
         self.seen: list[list[str]] = []
+        self.work: dict[str, Callable[[Runtime], object]] = {}
 
     def module(self, stage: str) -> SimpleNamespace:
         def run(
@@ -32,14 +37,18 @@ class Stages:
         ) -> dict[str, float]:
             self.ran.append(stage)
             self.runtimes.append(runtime)
-            self.seen.append(sorted(path.name for path in out.iterdir()))
+            self.seen.append(sorted(path.name for path in out.rglob("*.txt")))
             read = [(path / "output.txt").read_text() for _, path in sorted(inputs.items())]
             (out / SCRATCH).mkdir(exist_ok=True)
             (out / SCRATCH / "half.txt").write_text("half way")
             runtime.on_record({"value": 1.0}, 0)
+            self.work.get(stage, lambda runtime: None)(runtime)
             if stage in self.fail:
                 raise self.fail[stage]
-            (out / "output.txt").write_text(f"{stage} seed {seed} of {read}")
+            if stage == "prepare":
+                facts = {"images": {"train": 1000, "test": 1000}, "image_shape": [3, 16, 16]}
+                (out / "dataset.json").write_text(json.dumps(facts))
+            (out / "output.txt").write_text(f"{stage} seed {seed} of {read}{self.result.get(stage, '')}")
             return {"inputs": float(len(inputs))}
 
         return SimpleNamespace(run=run)
@@ -60,8 +69,8 @@ class Watcher:
         self.events: list[str] = []
 
     @contextmanager
-    def computing(self, stage: str, plan: Plan) -> Iterator[RecordCallback]:
-        self.events.append(f"begin {stage}")
+    def computing(self, stage: str, plan: Plan, *, resumed: bool) -> Iterator[RecordCallback]:
+        self.events.append(f"{'resume' if resumed else 'begin'} {stage}")
         try:
             yield lambda values, step: self.events.append(f"record {stage} {dict(values)} {step}")
         except BaseException as error:
@@ -100,6 +109,7 @@ def test_observers_hear_of_everything(tmp_path: Path, tiny: dict[str, Any], stag
         "begin pretrain",
         "record pretrain {'value': 1.0} 0",
         "done pretrain",
+        "cached prepare",
         "cached pretrain",
     ]
 
@@ -118,10 +128,92 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, tiny: dict[str, Any],
     (tmp_path / "prepare" / variant.keys["prepare"] / "output.txt").unlink()
     stages.ran.clear()
     ensure("attack", variant, store=Store(tmp_path))
-    assert stages.ran == []  # nobody needs to read it
-    (tmp_path / "attack" / variant.keys["attack"] / "output.txt").unlink()
+    assert stages.ran == ["prepare"]  # with the same result, on which the others stand
+
+
+def test_what_stands_on_another_result_is_computed_again(
+    tmp_path: Path, tiny: dict[str, Any], stages: Stages
+) -> None:
+    dense, variant = plans_of(tiny)
+    for planned in (dense, variant):
+        ensure("attack", planned, store=Store(tmp_path))
+    store = Store(tmp_path)
+    store.discard("distill", variant.keys["distill"])
+    stages.result["distill"] = " by other code"
+    stages.ran.clear()
+    lines: list[str] = []
+    entry = ensure("attack", variant, store=Store(tmp_path, lines.append))
+    assert stages.ran == ["distill", "finetune", "attack"]
+    assert "distill seed 0 of" in (entry.path / "output.txt").read_text()
+    assert "by other code" in (entry.path / "output.txt").read_text()
+    assert [line.split()[1] for line in lines] == ["finetune", "attack"]
+    assert all("with another result" in line for line in lines)
+    ensure("attack", dense, store=Store(tmp_path))  # does not read it
     ensure("attack", variant, store=Store(tmp_path))
-    assert stages.ran == ["prepare", "attack"]
+    assert len(stages.ran) == 3
+
+
+def test_checkpoints_are_not_continued_from_other_inputs(
+    tmp_path: Path, tiny: dict[str, Any], stages: Stages
+) -> None:
+    dense, _ = plans_of(tiny)
+    stages.fail["pretrain"] = RuntimeError("half way")
+    with pytest.raises(RuntimeError):
+        ensure("pretrain", dense, store=Store(tmp_path))
+    stages.fail.clear()
+    store = Store(tmp_path)
+    store.discard("prepare", dense.keys["prepare"])
+    stages.result["prepare"] = " from another archive"
+    watcher = Watcher()
+    entry = ensure("pretrain", dense, store=store, observer=watcher)
+    assert stages.seen[-1] == []
+    assert not entry.manifest.resumed
+    assert "begin pretrain" in watcher.events
+
+
+def test_the_seconds_of_all_attempts_are_counted_and_the_first_code_is_named(
+    tmp_path: Path, tiny: dict[str, Any], stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, _ = plans_of(tiny)
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(attempt.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(attempt, "code_digest", lambda: "first")
+    stages.work["prepare"] = lambda runtime: (work(7.0), runtime.progress("x", 1, 2), work(1.0))
+    stages.fail["prepare"] = RuntimeError("killed one second after the last step")
+    with pytest.raises(RuntimeError):
+        ensure("prepare", dense, store=Store(tmp_path))
+    monkeypatch.setattr(attempt, "code_digest", lambda: "second")
+    stages.fail.clear()
+    stages.work["prepare"] = lambda runtime: work(4.0)
+    manifest = ensure("prepare", dense, store=Store(tmp_path)).manifest
+    assert manifest.seconds == 7.0 + 4.0
+    assert manifest.code == "first"  # not what would compute all of it today
+    assert manifest.resumed
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("attack", {"images": 1001}, "attack.images is 1001; expected at most 1000"),
+        ("distill", {"images": 5000}, "distill.images is 5000"),
+        ("finetune", {"calibration_images": 1001}, "finetune.calibration_images is 1001"),
+        ("finetune", {"crop_padding": 16}, "finetune.crop_padding is 16; expected below 16"),
+        ("pretrain", {"crop_padding": 20}, "pretrain.crop_padding is 20"),
+    ],
+)
+def test_what_the_data_cannot_give_is_found_before_anything_is_trained(
+    tmp_path: Path, tiny: dict[str, Any], stages: Stages, section: str, change: dict[str, Any], message: str
+) -> None:
+    tiny[section] |= change
+    *_, variant = plans_of(tiny)
+    with pytest.raises(InputError, match=re.escape(message)):
+        ensure("attack", variant, store=Store(tmp_path))
+    assert stages.ran == ["prepare"]
 
 
 @pytest.mark.parametrize("error", [InputError("no such archive"), RuntimeError("bug"), KeyboardInterrupt()])
@@ -141,7 +233,7 @@ def test_a_failure_leaves_nothing_half_and_can_be_resumed(
     stages.fail.clear()
     ensure("attack", dense, store=store)
     assert stages.ran == ["prepare", "pretrain", "pretrain", "attack"]
-    assert stages.seen[2] == [SCRATCH]  # what the first attempt left
+    assert stages.seen[1:3] == [[], ["half.txt"]]  # what the first attempt left
     resumed = store.find("pretrain", dense.keys["pretrain"])
     fresh = store.find("attack", dense.keys["attack"])
     assert resumed is not None

@@ -7,31 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from manifests import KEY, manifest
 
 from pipeline.locks import BusyError
-from pipeline.store import MANIFEST, SCRATCH, TIMING, CorruptEntryError, Entry, Manifest, Store, read_entry
-
-KEY = "a" * 64
-
-
-def manifest(key: str = KEY, stage: str = "pretrain") -> Manifest:
-    return Manifest(
-        stage=stage,
-        key=key,
-        stage_version=1,
-        config={"epochs": 2},
-        seed=0,
-        upstream={"prepare": "b" * 64},
-        data_fingerprint="c" * 64,
-        metrics={"accuracy": 0.5},
-        files={},
-        git_commit="d" * 40,
-        git_dirty=False,
-        code="e" * 64,
-        versions={"torch": "2"},
-        seconds=1.5,
-        resumed=False,
-    )
+from pipeline.store import MANIFEST, SCRATCH, TIMING, CorruptEntryError, Entry, Store, read_entry
 
 
 def fill(store: Store, key: str = KEY, stage: str = "pretrain") -> Entry:
@@ -133,11 +112,14 @@ def test_a_flipped_bit_is_found_and_set_aside(tmp_path: Path, name: str, place: 
     (entry.path / name).write_bytes(content)
     lines: list[str] = []
     store = Store(tmp_path, lines.append)
-    assert store.find("pretrain", KEY) is None
+    assert store.find("pretrain", KEY) is None  # reading changes nothing
+    assert entry.path.is_dir()
+    with store.locked("pretrain", KEY):
+        assert store.recover("pretrain", KEY) is None
     [line] = lines
     assert "damaged" in line
     assert Path(name).name in line
-    [aside] = (tmp_path / ".corrupt").iterdir()
+    [aside] = (tmp_path / ".aside").iterdir()
     assert (aside / name).read_bytes() == content
     assert fill(store).path == entry.path
     assert store.find("pretrain", KEY) is not None
@@ -158,16 +140,31 @@ def test_other_damage_is_found_too(tmp_path: Path, damage: str) -> None:
     key = "e" * 64 if damage == "other key" else KEY
     store = Store(tmp_path)
     assert store.find("pretrain", key) is None
+    assert store.recover("pretrain", key) is None
     assert not store.entry_path("pretrain", key).exists()
-    assert len(list((tmp_path / ".corrupt").iterdir())) == 1
+    assert len(list((tmp_path / ".aside").iterdir())) == 1
 
 
 def test_damage_twice_keeps_both(tmp_path: Path) -> None:
     for _ in range(2):
         entry = fill(Store(tmp_path))
         (entry.path / "model.bin").unlink()
-        assert Store(tmp_path).find("pretrain", KEY) is None
-    assert len(list((tmp_path / ".corrupt").iterdir())) == 2
+        assert Store(tmp_path).recover("pretrain", KEY) is None
+    assert len(list((tmp_path / ".aside").iterdir())) == 2
+
+
+def test_an_entry_that_another_process_has_replaced_is_read_again(tmp_path: Path) -> None:
+    reader, writer = Store(tmp_path), Store(tmp_path)
+    fill(writer)
+    assert reader.find("pretrain", KEY) is not None
+    writer.discard("pretrain", KEY)
+    assert reader.find("pretrain", KEY) is None
+    out = writer.begin("pretrain", KEY)
+    (out / "model.bin").write_bytes(b"another result")
+    writer.commit(manifest())
+    again = reader.find("pretrain", KEY)
+    assert again is not None
+    assert set(again.manifest.files) == {"model.bin"}
 
 
 def test_the_digest_is_over_results_only(tmp_path: Path) -> None:
@@ -265,7 +262,7 @@ def test_collect_keeps_what_is_wanted_and_what_is_in_use(tmp_path: Path) -> None
     assert planned == removed
     assert store.names() == [("pretrain", keys["a"]), ("pretrain", keys["b"])]
     assert store.unfinished() == []
-    assert list((tmp_path / ".corrupt").iterdir()) == []
+    assert list((tmp_path / ".aside").iterdir()) == []
 
 
 def test_a_discarded_entry_is_gone(tmp_path: Path) -> None:

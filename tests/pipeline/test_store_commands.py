@@ -10,6 +10,7 @@ import pytest
 from stored_stages import plans_of, store_set
 from typer.testing import CliRunner, Result
 
+from pipeline import tracking
 from pipeline.store import Store
 from pipeline.store_commands import app
 
@@ -49,7 +50,10 @@ def test_verify_finds_damage_and_sets_it_aside(filled: Store) -> None:
     (filled.entry_path(stage, key) / "model.safetensors").write_bytes(b"weightz")
     damaged = call("verify", "--store", str(filled.root))
     assert damaged.exit_code == 1
-    assert f"{stage} {key[:12]} is damaged (model.safetensors is not what was written)" in damaged.stderr
+    assert (
+        f"{stage} {key[:12]} cannot be used: it is damaged (model.safetensors is not what was written)"
+        in damaged.stderr
+    )
     assert "5 of 6" in damaged.stderr
     assert call("verify", "--store", str(filled.root)).exit_code == 0
 
@@ -58,11 +62,16 @@ def test_gc_keeps_what_the_files_describe(filled: Store, tmp_path: Path, tiny: d
     tiny["finetune"]["ratio"] = []
     (tmp_path / "params.yaml").write_text(json.dumps(tiny))
     arguments = ["gc", "--params", str(tmp_path / "params.yaml"), "--store", str(filled.root)]
-    planned = call(*arguments, "--dry-run")
+    planned = call(*arguments)
     assert len(filled.names()) == 6
-    removed = call(*arguments)
+    removed = call(*arguments, "--delete")
     assert removed.exit_code == planned.exit_code == 0
-    assert len(removed.stderr.splitlines()) == len(planned.stderr.splitlines()) == 4
+    *would_go, hint = planned.stderr.splitlines()
+    assert [line.removeprefix("would remove ") for line in would_go] == [
+        line.removeprefix("removed ") for line in removed.stderr.splitlines()
+    ]
+    assert len(would_go) == 4
+    assert "--delete" in hint
     [dense] = plans_of(tiny)
     assert dict(filled.names()) == dense.keys
     assert filled.unfinished() == []
@@ -82,6 +91,10 @@ def test_without_a_store_it_says_so(tmp_path: Path) -> None:
         result = call(*command, "--store", str(tmp_path / "nowhere"))
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert "there is no store" in result.stderr
+    result = CliRunner().invoke(
+        tracking.app, ["sync", "--params", "params.yaml", "--store", str(tmp_path / "x")]
+    )
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.slow

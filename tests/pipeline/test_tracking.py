@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from stored_stages import EPOCHS, plans_of, store_set, store_stage
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 from pipeline import tracking
 from pipeline.config import Tracking
+from pipeline.run_tags import flatten
 from pipeline.runner import Plan
-from pipeline.store import Store
-from pipeline.tracking import PARENT, Tracker, experiment_key, flatten
+from pipeline.store import Entry, Store
+from pipeline.tracking import PARENT, Tracker, experiment_key
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,13 @@ def test_a_set_becomes_a_parent_with_a_child_per_stage_instance(
         "target": "non_essential",
         "randomize": "fixed",
         "selection": "top_k",
+        "score": "magnitude",
+        "bits": "4",
+        "projection_ratio": "0.25",
+        "pretrain_objective": "adversarial",
+        "pretrain_epochs": "2",
+        "device": "cpu",
+        "threads": "1",
         "seed": "0",
         "git_commit": "d" * 40,
         "git_dirty": "false",
@@ -158,6 +167,64 @@ def test_tracking_twice_adds_nothing(
         assert run.info.end_time == after[run_id].info.end_time
 
 
+def recompute(store: Store, planned: Plan, losses: list[float]) -> Entry:
+    """Put another result of the stage `pretrain` into the store."""
+    key = planned.keys["pretrain"]
+    store.discard("pretrain", key)
+    out = store.begin("pretrain", key)
+    rows = [{"epoch": step, "train_loss": loss} for step, loss in enumerate(losses)]
+    (out / "history.json").write_text(json.dumps(rows))
+    return store.commit(manifest(key, metrics={"best_epoch": 0.0}))
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["watched", "tracking was off"])
+def test_another_result_replaces_the_run_of_the_old_one(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient, watched: bool
+) -> None:
+    store, plans = store_set(tmp_path, tiny)
+    track(store, plans, settings, uri)
+    _, before = runs_of(client, settings)
+    if watched:
+        tracker = Tracker(settings, plans, store=store, uri=uri)
+        with tracker.computing("pretrain", plans[0], resumed=False) as on_record:
+            on_record({"train_loss": 7.0}, 0)
+            entry = recompute(store, plans[0], [7.0, 6.0])
+        tracker.finished("pretrain", plans[0], entry, cached=False)
+        tracker.close()
+    else:
+        recompute(store, plans[0], [7.0, 6.0])
+        track(store, plans, settings, uri)
+    [parent], after = runs_of(client, settings)
+    assert parent.info.status == "FINISHED"
+    assert len(after) == len(before)
+    [old] = [run for run in before if run.data.tags["stage"] == "pretrain"]
+    [new] = [run for run in after if run.data.tags["stage"] == "pretrain"]
+    assert new.info.run_id != old.info.run_id
+    assert new.info.status == "FINISHED"
+    assert history(client, new) == [(0, 7.0), (1, 6.0)]
+    assert new.data.metrics["best_epoch"] == 0.0
+    others = [
+        {run.info.run_id for run in runs} - {old.info.run_id, new.info.run_id} for runs in (before, after)
+    ]
+    assert others[0] == others[1]
+    assert client.get_run(old.info.run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_stage_begun_anew_does_not_keep_the_curves_of_the_attempt_before(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient, resumed: bool
+) -> None:
+    store, plans = Store(tmp_path), plans_of(tiny)
+    killed = Tracker(settings, plans, store=store, uri=uri)
+    killed.computing("pretrain", plans[0], resumed=False).__enter__()({"train_loss": 9.0}, 0)
+    again = Tracker(settings, plans, store=store, uri=uri)
+    with again.computing("pretrain", plans[0], resumed=resumed):
+        entry = recompute(store, plans[0], [9.0 if resumed else 7.0, 6.0])
+    again.finished("pretrain", plans[0], entry, cached=False)
+    _, [run] = runs_of(client, settings)
+    assert history(client, run) == [(0, 9.0 if resumed else 7.0), (1, 6.0)]
+
+
 def test_sets_with_shared_stages_have_complete_tables_each(
     tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
 ) -> None:
@@ -180,7 +247,7 @@ def test_a_resumed_stage_continues_its_run_without_repeating_steps(
 ) -> None:
     store, plans = Store(tmp_path), plans_of(tiny)
     first = Tracker(settings, plans, store=store, uri=uri)
-    context = first.computing("pretrain", plans[0])
+    context = first.computing("pretrain", plans[0], resumed=False)
     on_record = context.__enter__()  # and no exit: what a killed process leaves
     on_record({"train_loss": 2.0}, 0)
     [parent], [run] = runs_of(client, settings)
@@ -189,7 +256,7 @@ def test_a_resumed_stage_continues_its_run_without_repeating_steps(
     assert history(client, run) == [(0, 2.0)]
 
     second = Tracker(settings, plans, store=store, uri=uri)
-    with second.computing("pretrain", plans[0]) as on_record:
+    with second.computing("pretrain", plans[0], resumed=True) as on_record:
         on_record({"train_loss": 2.0, "train_accuracy": 0.0}, 0)
         on_record({"train_loss": 1.0, "train_accuracy": 0.1}, 1)
         entry = store_stage(store, "pretrain", plans[0])
@@ -218,7 +285,7 @@ def test_a_failed_stage_ends_its_run_and_can_be_done_again(
 ) -> None:
     store, plans = Store(tmp_path), plans_of(tiny)
     tracker = Tracker(settings, plans, store=store, uri=uri)
-    with pytest.raises(type(error)), tracker.computing("pretrain", plans[0]):
+    with pytest.raises(type(error)), tracker.computing("pretrain", plans[0], resumed=False):
         raise error
     tracker.close()
     _, [run] = runs_of(client, settings)
@@ -226,7 +293,7 @@ def test_a_failed_stage_ends_its_run_and_can_be_done_again(
     assert run.data.tags["error"] == f"{type(error).__name__}: {error}"
 
     again = Tracker(settings, plans, store=store, uri=uri)
-    with again.computing("pretrain", plans[0]):
+    with again.computing("pretrain", plans[0], resumed=False):
         entry = store_stage(store, "pretrain", plans[0])
     again.finished("pretrain", plans[0], entry, cached=False)
     _, [run] = runs_of(client, settings)
@@ -241,7 +308,7 @@ def test_a_server_that_is_down_costs_one_line_and_no_result(
     lines: list[str] = []
     store, plans = Store(tmp_path), plans_of(tiny)
     tracker = Tracker(settings, plans, store=store, report=lines.append, uri="http://127.0.0.1:9")
-    with tracker.computing("pretrain", plans[0]) as on_record:
+    with tracker.computing("pretrain", plans[0], resumed=False) as on_record:
         on_record({"train_loss": 1.0}, 0)
         entry = store_stage(store, "pretrain", plans[0])
     tracker.finished("pretrain", plans[0], entry, cached=False)
@@ -258,7 +325,7 @@ def test_a_database_that_breaks_midway_costs_one_line_and_no_result(
     lines: list[str] = []
     store, plans = Store(tmp_path), plans_of(tiny)
     tracker = Tracker(settings, plans, store=store, report=lines.append, uri=uri)
-    with tracker.computing("pretrain", plans[0]) as on_record:
+    with tracker.computing("pretrain", plans[0], resumed=False) as on_record:
         with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, "log_batch", lambda *a, **k: 1 / 0)
             on_record({"train_loss": 1.0}, 0)
@@ -288,7 +355,7 @@ def test_system_metrics_are_sampled_where_asked_for(
     store, plans = Store(tmp_path), plans_of(tiny)
     tracker = Tracker(settings, plans, store=store, uri=uri)
     for stage in ("prepare", "pretrain"):
-        with tracker.computing(stage, plans[0]):
+        with tracker.computing(stage, plans[0], resumed=False):
             entry = store_stage(store, stage, plans[0])
             if stage == "pretrain":
                 _wait_for_sample(client, settings)

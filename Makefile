@@ -55,11 +55,18 @@ paper: env ## the paper's experiment, paper/params.yaml: hours on a data-centre 
 report: env ## table, figures and HTML page again, from the runs tracked for params.yaml
 	python -m analysis
 
+# runs that were sent to a server are shown by that server
+RUNS := $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
+
 .PHONY: ui
 ui: env ## browse the tracked runs on 127.0.0.1, port 5000 or PORT=...
+ifneq ($(filter http://% https://%,$(RUNS)),)
+	@echo "the runs are tracked by the server $(RUNS) (MLFLOW_TRACKING_URI): open it in a browser"
+else
 	@echo "MLflow on http://127.0.0.1:$(PORT) in about ten seconds; Ctrl-C stops it"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "$(RUNS)" \
 	  --artifacts-destination "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+endif
 
 .PHONY: bench
 bench: env ## speed on this machine: injected networks against dense, our training step against the plain one

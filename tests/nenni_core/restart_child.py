@@ -1,4 +1,4 @@
-"""A training process that kills itself: `restart_child.py DIRECTORY noisy|plain MOMENT COUNT`.
+"""A training process that kills itself: `restart_child.py DIRECTORY KIND MOMENT COUNT`.
 
 MOMENT is what the SIGKILL follows: "batch" (the COUNT-th call of on_progress), "partial" (the COUNT-th
 checkpoint is written but not renamed), "renamed" (it is renamed, the older one not yet removed).
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from training_problem import net, problem, recipe
+from training_problem import net_of_kind, problem, recipe
 
 from nenni_core.training import train
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     os.replace = rename
     train(
-        net(noisy=kind == "noisy"),
+        net_of_kind(kind),
         *problem(),
         recipe(epochs=4, flip=True),
         seed=5,

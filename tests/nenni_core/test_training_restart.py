@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_problem import net, problem, recipe, same
+from training_problem import net_of_kind, problem, recipe, same
 
 from nenni_core.training import TrainingResult, train
 
@@ -22,7 +22,7 @@ def run(directory: Path | None, kind: str) -> tuple[TrainingResult, int]:
     torch.set_num_threads(1)
     try:
         result = train(
-            net(noisy=kind == "noisy"), *problem(), recipe(epochs=4, flip=True), seed=5,
+            net_of_kind(kind), *problem(), recipe(epochs=4, flip=True), seed=5,
             checkpoint_dir=directory, on_epoch=epochs.append,
         )  # fmt: skip
     finally:
@@ -38,6 +38,7 @@ def run(directory: Path | None, kind: str) -> tuple[TrainingResult, int]:
         ("plain", "batch", 14, 2),  # in the validation of the third
         ("noisy", "partial", 3, 2),
         ("plain", "renamed", 3, 3),
+        ("bank", "batch", 12, 2),
     ],
 )
 def test_a_killed_run_ends_in_the_same_bits(

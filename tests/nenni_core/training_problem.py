@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from nenni_core.inject import inject
+from nenni_core.injection import Injection
 from nenni_core.randomness import NoiseStream
 from nenni_core.training import Recipe
 
@@ -70,6 +72,14 @@ def net(*, noisy: bool = False, seed: int = 0) -> nn.Sequential:
     )
 
 
+def net_of_kind(kind: str) -> nn.Module:
+    """ "plain", "noisy" (`Jitter`), or "bank" (convolutions with injected noise that is drawn anew)."""
+    if kind != "bank":
+        return net(noisy=kind == "noisy")
+    injection = Injection(ratio=0.5, randomize="bank", gradient="straight_through", seed=3)
+    return inject(net(), injection)
+
+
 def recipe(**changes: object) -> Recipe:
     """A few quick epochs of adversarial training; `changes` replace its fields."""
     fields: dict = {"epochs": 3, "batch_size": 32, "steps": 2, "validation_steps": 2, "crop_padding": 1,
@@ -78,5 +88,9 @@ def recipe(**changes: object) -> Recipe:
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two states are equal to the bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    """Whether two states are equal to the bit (a threshold that was not calibrated is NaN in both)."""
+    return a.keys() == b.keys() and all(
+        a[name].dtype == b[name].dtype
+        and torch.equal(a[name].reshape(-1).view(torch.uint8), b[name].reshape(-1).view(torch.uint8))
+        for name in a
+    )

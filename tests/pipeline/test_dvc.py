@@ -1,82 +1,20 @@
 """What DVC's users do, done: in a copy of this repository with a tiny experiment."""
 
 import csv
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from checkout import ROOT, Checkout
 from tiny_experiment import TINY
 
-from pipeline.experiment import ExperimentSet
-
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("nenni_core", "pipeline", "analysis", "paper", "dvc.yaml", ".dvc/config", ".dvcignore")
-
-
-class Checkout:
-    """A git repository of its own, with DVC's commands in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        scripts = str(Path(sys.executable).parent)
-        self.environment = os.environ | {
-            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-            "DVC_NO_ANALYTICS": "true",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        for name in ("MLFLOW_TRACKING_URI", "NENNI_STORE"):
-            self.environment.pop(name, None)
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=280
-        )
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    def git(self, *arguments: str) -> str:
-        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-        return self.run("git", *identity, *arguments)
-
-    def json(self, *command: str) -> Any:
-        return json.loads(self.run(*command).splitlines()[-1])
-
-    def accuracy(self) -> dict[str, Any]:
-        return json.loads((self.folder / "metrics" / "attack.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The tiny experiment after its first `dvc repro`, committed."""
-    copy = Checkout(tmp_path_factory.mktemp("checkout"))
-    for name in (*COPIED, ".gitignore"):
-        source, target = ROOT / name, copy.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    # the attacks that dvc.yaml plots
-    attacks = yaml.safe_load((ROOT / "params.yaml").read_text())["attack"]["attacks"]
-    for attack in attacks.values():
-        attack["steps"] = 2
-    content = TINY | {"attack": TINY["attack"] | {"attacks": attacks}}
-    # with every key, as DVC wants the keys that dvc.yaml names to be there
-    complete = ExperimentSet.model_validate(content).model_dump(mode="json")
-    (copy.folder / "params.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))
-    copy.git("init", "-q", "-b", "main")
-    copy.git("add", "-A")
-    copy.git("commit", "-q", "-m", "tiny")
+    copy = Checkout(tmp_path_factory.mktemp("checkout"), TINY)
     copy.run("dvc", "repro")
     copy.git("add", "-A")
     copy.git("commit", "-q", "-m", "results")

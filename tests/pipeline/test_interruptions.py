@@ -1,30 +1,43 @@
 """Real processes, killed with SIGKILL in the middle of every stage, must not be seen in the results."""
 
-import json
+import copy
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_stages import plans_of
+import yaml
+from checkout import ROOT, Checkout
+from tiny_experiment import TINY
 
-from pipeline.experiment import STAGES
-from pipeline.runner import Plan
+from analysis.runs import load_runs
+from pipeline.experiment import STAGES, load_parameters
+from pipeline.runner import Plan, plan
 from pipeline.store import SCRATCH, TIMING, CorruptEntryError, Store, read_entry
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-
-# What a stage leaves in its unfinished folder when it is well under way; the others only have the folder.
-PROGRESS = {
-    "pretrain": f"{SCRATCH}/cpu/epoch-00002.safetensors",
-    "finetune": f"{SCRATCH}/cpu/epoch-00001.safetensors",
-    "attack": f"{SCRATCH}/clean.safetensors",
+# Which file a stage is about to put in place when it is killed: in the middle of its work.
+MOMENTS = {
+    "prepare": "dataset.json",
+    "pretrain": f"{SCRATCH}/cpu/epoch-00003.safetensors",
+    "distill": "layers.csv",
+    "finetune": f"{SCRATCH}/cpu/epoch-00002.safetensors",
+    "attack": f"{SCRATCH}/cpu/pgd20.safetensors",
 }
+# Python imports this in every process of ours. Renaming a file is an audited event, which comes first.
+SITECUSTOMIZE = """
+import os, signal, sys
+
+def hook(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(os.environ["KILL_BEFORE"]):
+        os.killpg(0, signal.SIGKILL)
+
+if os.environ.get("KILL_BEFORE"):
+    sys.addaudithook(hook)
+"""
 
 
 def start(folder: Path, store: str) -> "subprocess.Popen[str]":
@@ -43,36 +56,21 @@ def finish(process: "subprocess.Popen[str]") -> str:
     return said
 
 
-def kill_in(stage: str, key: str, process: "subprocess.Popen[str]", store: Store) -> bool:
-    """Kill the process when `stage` is under way; whether it was caught before the stage was finished."""
-    partial, final = store.partial_path(stage, key), store.entry_path(stage, key)
-    progress = partial / PROGRESS.get(stage, "")
-    while not progress.exists() and not final.exists():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.0005)
-    process.kill()
-    process.communicate()
-    return partial.exists()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A parameter file with enough epochs to be interrupted in."""
-    from tiny_experiment import TINY
-
-    content: dict[str, Any] = json.loads(json.dumps(TINY))
+    content: dict[str, Any] = copy.deepcopy(TINY)
     content["pretrain"] |= {"epochs": 6}
     content["distill"] |= {"solver": "sgd", "epochs": 20}
     content["finetune"] |= {"epochs": 4, "dense": False, "objective": "adversarial"}
-    content["attack"]["attacks"]["pgd20_straight_through"]["steps"] = 20
     path = tmp_path_factory.mktemp("interruptions")
-    (path / "params.yaml").write_text(json.dumps(content))
+    Checkout(path, content)
     return path
 
 
 @pytest.fixture(scope="module")
 def planned(folder: Path) -> Plan:
-    [only] = plans_of(json.loads((folder / "params.yaml").read_text()))
+    [only] = plan(load_parameters(folder / "params.yaml").experiments())
     return only
 
 
@@ -95,25 +93,29 @@ def same_results(first: Store, second: Store, planned: Plan) -> None:
     assert metrics[0] == metrics[1]
 
 
-def test_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store) -> None:
-    store = Store(folder / "killed" / "store")
-    caught = {}
-    for stage in STAGES:
-        caught[stage] = kill_in(stage, planned.keys[stage], start(folder, "killed"), store)
-        # whoever reads now sees finished entries only, whole ones
-        for name, key in store.names():
+def test_dvc_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store, tmp_path: Path) -> None:
+    """`dvc repro` and what it runs, killed five times, then left alone: as if nothing had happened."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    checkout = Checkout(tmp_path / "checkout", yaml.safe_load((folder / "params.yaml").read_text()))
+    store = Store(checkout.folder / "store")
+    for stage, moment in MOMENTS.items():
+        killer = {"PYTHONPATH": str(tmp_path / "hook"), "KILL_BEFORE": f"{planned.keys[stage]}/{moment}"}
+        checkout.run("dvc", "repro", fails=True, environment=killer)
+        assert store.unfinished() == [(stage, planned.keys[stage])]
+        for name, key in store.names():  # whoever reads now sees whole entries only
             read_entry(store.entry_path(name, key))
-    # (`prepare` and `distill` may be too quick to be caught)
-    assert all(caught[stage] for stage in PROGRESS), caught
-    finish(start(folder, "killed"))
+    checkout.run("dvc", "repro")
     same_results(undisturbed, store, planned)
-    resumed = {stage for stage, key in planned.keys.items() if store_resumed(store, stage, key)}
-    assert resumed >= set(PROGRESS)
+    entries = {stage: read_entry(store.entry_path(stage, key)) for stage, key in planned.keys.items()}
+    assert {stage for stage, entry in entries.items() if entry.manifest.resumed} == set(STAGES)
     assert store.unfinished() == []
 
-
-def store_resumed(store: Store, stage: str, key: str) -> bool:
-    return read_entry(store.entry_path(stage, key)).manifest.resumed
+    runs = load_runs(f"sqlite:///{checkout.folder / 'mlflow.db'}", "test", stage=None)
+    assert sorted(runs["stage"]) == sorted(STAGES)  # one run for each stage
+    assert set(runs["status"]) == {"FINISHED"}
+    assert (checkout.folder / "reports" / "table.csv").is_file()
+    assert set(runs["key"]) == set(planned.keys.values())
 
 
 def test_a_flipped_byte_is_found_set_aside_and_computed_again(
@@ -130,7 +132,7 @@ def test_a_flipped_byte_is_found_set_aside_and_computed_again(
     said = finish(start(folder, "undisturbed"))
     assert "best.safetensors is not what was written" in said
     assert weights.read_bytes() == before
-    assert len(list((undisturbed.root / ".corrupt").iterdir())) == 1
+    assert len(list((undisturbed.root / ".aside").iterdir())) == 1
     read_entry(weights.parent)
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -190,8 +191,9 @@ def test_reading_a_folder_that_is_no_entry(tmp_path: Path) -> None:
         read_entry(tmp_path)
 
 
-def _hold(root: str, log: str, name: str) -> None:
+def _hold(root: str, log: str, name: str, together: Barrier) -> None:
     store = Store(Path(root), lambda line: None)
+    together.wait(60)
     with store.locked("pretrain", KEY):
         if store.find("pretrain", KEY) is None:
             with open(log, "a") as file:
@@ -202,9 +204,10 @@ def _hold(root: str, log: str, name: str) -> None:
 
 def test_two_processes_compute_a_key_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    log = tmp_path / "log"
+    log, together = tmp_path / "log", context.Barrier(2)
     processes = [
-        context.Process(target=_hold, args=(str(tmp_path / "store"), str(log), name)) for name in "ab"
+        context.Process(target=_hold, args=(str(tmp_path / "store"), str(log), name, together))
+        for name in "ab"
     ]
     for process in processes:
         process.start()

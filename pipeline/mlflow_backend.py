@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens MLflow's pages for training runs, not those for language models."""
 _SQLITE = "sqlite:///"
 
 
@@ -71,4 +73,4 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
             return found.experiment_id
         database = database_path(uri)
         location = None if database is None else (database.parent / ARTIFACTS).as_uri()
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags=KIND)

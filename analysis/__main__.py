@@ -15,7 +15,7 @@ from analysis import report
 from analysis.current import read_current_set
 from analysis.figures import accuracy_over_bitops
 from analysis.notes import flags, missing_cells
-from analysis.runs import default_tracking_uri, find_parent, stage_runs
+from analysis.runs import NothingTrackedError, default_tracking_uri, find_parent, stage_runs
 from analysis.summary import summarise
 from analysis.tables.robustness import RobustnessTable, build_table
 from analysis.tables.writing import caption, cells, headings, to_markdown
@@ -41,6 +41,10 @@ def analyse(
             help="Parent run, or the start of its id; default: the parameter file's, else the newest."
         ),
     ] = None,
+    current_only: Annotated[
+        bool,
+        typer.Option("--current-only", help="Fail rather than show another set than the parameter file's."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the report.")] = Path(
         "reports"
     ),
@@ -54,11 +58,18 @@ def analyse(
             experiment or wanted.experiment,
             run,
             command=wanted.command,
+            sync=wanted.sync,
             experiment_key=wanted.key if experiment in (None, wanted.experiment) else None,
         )
         runs = stage_runs(parent, stage=None)
+        current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
+        if current_only and not current:
+            raise NothingTrackedError(
+                f"no attack of {str(params)!r} as it stands is tracked in {parent.tracking_uri}; "
+                f"`{wanted.sync}` records what is computed, `{wanted.command}` computes it"
+            )
+        out.mkdir(parents=True, exist_ok=True)
     attack_runs = runs.filter(pl.col("stage") == "attack")
-    current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
     table = build_table(
         attack_runs,
         expected=wanted.networks if current else (),
@@ -66,7 +77,6 @@ def analyse(
     )
     doubts = flags(table, runs, parent)
 
-    out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(
         to_markdown(table, title=report.title(table), flags=doubts, command=parent.command), encoding="utf-8"
     )

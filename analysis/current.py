@@ -21,6 +21,7 @@ class CurrentSet:
 
     experiment: str
     command: str  # computes and tracks the set
+    sync: str  # tracks what is computed already
     key: str | None
     networks: tuple[Mapping[str, Any], ...]
     attacks: tuple[str, ...]
@@ -57,12 +58,16 @@ def read_current_set(params: Path) -> CurrentSet:
                 "objective": noise.objective,
                 "target": noise.target,
                 "selection": noise.selection,
+                "score": noise.score,
                 "randomize": experiment.distill.randomize,
+                "bits": experiment.distill.bits,
+                "projection_ratio": experiment.distill.projection_ratio,
             }
         networks.append(network)
     return CurrentSet(
         experiment=parameters.tracking.experiment,
         command=_command(params),
+        sync=f"python -m pipeline.tracking sync --params {params}",
         key=key,
         networks=tuple(networks),
         attacks=tuple(parameters.attack.attacks),
@@ -70,6 +75,8 @@ def read_current_set(params: Path) -> CurrentSet:
 
 
 def _command(params: Path) -> str:
-    """What runs the pipeline of a parameter file: its folder has the `dvc.yaml`."""
-    folder = Path(os.path.relpath(params.resolve().parent))
-    return COMMAND if folder == Path() else f"{COMMAND} {folder / 'dvc.yaml'}"
+    """What computes the set of a parameter file: `dvc repro`, if the `dvc.yaml` beside it is about it."""
+    pipeline = Path(os.path.relpath(params.resolve().parent)) / "dvc.yaml"
+    if pipeline.is_file() and f"--params {params}" in pipeline.read_text(encoding="utf-8"):
+        return COMMAND if pipeline.parent == Path() else f"{COMMAND} {pipeline}"
+    return f"python -m pipeline.stages.attack --params {params}"

@@ -10,7 +10,14 @@ FAMILIES = {"fgsm": "FGSM", "pgd": "PGD", "mifgsm": "MIFGSM"}
 WHOLE = {"clean": "Clean", "worst_case": "Worst case"}
 KNOWN_ATTACK = re.compile(r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?P<straight>_straight_through)?")
 # What the pipeline does unless told otherwise; a variant's label names only what departs from it.
-USUAL = {"target": "non_essential", "randomize": "fixed", "selection": "top_k"}
+USUAL: dict[str, Any] = {
+    "target": "non_essential",
+    "randomize": "fixed",
+    "selection": "top_k",
+    "score": "magnitude",
+    "bits": 4,
+    "projection_ratio": 0.25,
+}
 
 
 def attack_order(names: Iterable[str]) -> list[str]:

@@ -24,6 +24,9 @@ def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[st
         _dirty(rows),
         _stages_before(rows, every_stage),
         _mixed(rows, "data_fingerprint", "different test data", short=True),
+        _mixed(rows, "device", "different kinds of devices, on which numbers differ in the last digits"),
+        _mixed(rows, "pretrain_objective", "teachers of different training"),
+        _mixed(rows, "pretrain_epochs", "teachers of different numbers of epochs"),
         _image_counts(table),
         _protocols(rows),
         *_misnamed(rows),
@@ -174,7 +177,7 @@ def _newer(parent: Parent) -> str:
         return (
             "These are not the numbers of the parameter file as it stands: none of its attacks has finished. "
             f"Shown is the newest set that has results, {parent.name!r}; "
-            f"`{parent.command}` computes the other."
+            f"`{parent.sync}` records what is computed of the other, `{parent.command}` computes it."
         )
     if not parent.newer_without_results:
         return ""

@@ -110,9 +110,15 @@ def _facts(table: RobustnessTable, parent: Parent) -> list[str]:
     images = " or ".join(f"{count:,}".replace(",", "\u202f") for count in counts)
     commits = sorted({str(row.tracked["git_commit"] or "unknown")[:10] for row in rows})
     seeds = sorted({str(row.identity["seed"]) for row in rows})
+    teachers = {(row.tracked["pretrain_objective"], row.tracked["pretrain_epochs"]) for row in rows}
+    devices = {(row.tracked["device"], row.tracked["threads"]) for row in rows}
+    trained = [f"{objective} training for {epochs} epochs" for objective, epochs in teachers if objective]
+    computed = [f"{device} with {threads} threads" for device, threads in devices if device]
     return [
         f"{images} test images",
+        *([f"teacher: {' and '.join(sorted(trained))}"] if trained else []),
         f"seed {' and '.join(seeds)}",
+        *([" and ".join(sorted(computed))] if computed else []),
         f"commit {' and '.join(commits)}",
         f"MLflow experiment {parent.experiment}",
     ]

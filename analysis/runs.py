@@ -17,6 +17,7 @@ from nenni_core.errors import InputError
 
 FINISHED = "FINISHED"
 COMMAND = "dvc repro"
+SYNC = "python -m pipeline.tracking sync"
 
 # Every column that a frame of runs has, whatever was tracked; the meaning of each is beside it.
 COLUMNS: dict[str, tuple[pl.DataType, str]] = {
@@ -37,6 +38,13 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "target": (pl.String(), "which neurons get the noise: non_essential or essential"),
     "randomize": (pl.String(), "how the projection is drawn: fixed, bank or stochastic_rounding"),
     "selection": (pl.String(), "how neurons are chosen: top_k or threshold"),
+    "score": (pl.String(), "what makes a neuron essential: magnitude or signed"),
+    "bits": (pl.Int64(), "bits of the approximate weights; null where it was not recorded, and for dense"),
+    "projection_ratio": (pl.Float64(), "rows of the projection per patch element; null likewise"),
+    "pretrain_objective": (pl.String(), "what the teacher was trained on: clean or adversarial images"),
+    "pretrain_epochs": (pl.Int64(), "epochs of the teacher's training"),
+    "device": (pl.String(), "kind of device that made the numbers, such as cpu or cuda"),
+    "threads": (pl.Int64(), "CPU threads of PyTorch while it did"),
     "seed": (pl.Int64(), "seed of the experiment"),
     "git_commit": (pl.String(), "commit of the code that made the numbers"),
     "git_dirty": (pl.Boolean(), "true where the work tree had uncommitted changes"),
@@ -66,6 +74,7 @@ class Parent:
     tracking_uri: str
     tags: dict[str, str]
     command: str  # computes and tracks what is missing
+    sync: str  # tracks what is computed already
     newer_without_results: tuple[str, ...] = ()  # parent runs started later that have no attack result yet
     other_than_wanted: bool = False  # whether it stands in for another set, which has no attack result yet
 
@@ -82,11 +91,12 @@ def find_parent(
     *,
     experiment_key: str | None = None,
     command: str = COMMAND,
+    sync: str = SYNC,
 ) -> Parent:
-    """The parent run that `run` names (its id, or the start of it), else the newest one with attack results.
+    """The parent run that `run` names (its id, or the start of it), else the last used with attack results.
 
     `experiment_key` identifies a set of experiments: its parent run goes before newer ones if it has attack
-    results, because a set that is run again keeps the parent run that it had. `command` is what messages
+    results. `command` and `sync` are what messages
     recommend. A newer parent run without a finished attack run (under way, or failed before) is passed over
     and listed in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for
     an id that does not fit and where MLflow fails.
@@ -97,22 +107,26 @@ def find_parent(
         raise NothingTrackedError(
             f"no MLflow experiment {experiment!r} in {tracking_uri}; `{command}` runs it and tracks it"
         )
-    parents = list(
+    # A set that is run again keeps the parent run that it had, so that its start says little.
+    parents = sorted(
         _search(
             tracking_uri,
             client,
             [found.experiment_id],
             "tags.kind = 'experiment'",
             "attributes.start_time DESC",
-        )
+        ),
+        key=lambda parent: float(parent.data.tags.get("last_used_ms", parent.info.start_time)),
+        reverse=True,
     )
+    advice = {"command": command, "sync": sync}
     if run is not None:
-        return _named_parent(tracking_uri, experiment, parents, run, command)
+        return _named_parent(tracking_uri, experiment, parents, run, advice)
     condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
     for candidate in parents:
         wanted = experiment_key is not None and candidate.data.tags.get("experiment_key") == experiment_key
         if wanted and _has_child(tracking_uri, client, candidate, condition):
-            return _parent(candidate, experiment, tracking_uri, command=command)
+            return _parent(candidate, experiment, tracking_uri, **advice)
     passed_over: list[str] = []
     for candidate in parents:
         if _has_child(tracking_uri, client, candidate, condition):
@@ -120,14 +134,14 @@ def find_parent(
                 candidate,
                 experiment,
                 tracking_uri,
-                command=command,
+                **advice,
                 newer_without_results=tuple(passed_over),
                 other_than_wanted=experiment_key is not None,
             )
         passed_over.append(candidate.info.run_id)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
-        f"in {tracking_uri}; `{command}` makes them"
+        f"in {tracking_uri}; `{command}` makes them, `{sync}` records what the store has"
     )
 
 
@@ -174,11 +188,12 @@ def _row(run: Any, parent_run_id: str) -> dict[str, Any]:
         "start_ms": info.start_time,
         "seconds": _finite(metrics.get("seconds")),
         "ratio": _number(tags.get("ratio")),
-        "seed": _whole(_number(tags.get("seed"))),
+        "projection_ratio": _number(tags.get("projection_ratio")),
         "git_dirty": {"true": True, "false": False}.get(tags.get("git_dirty", "")),
         "images": _whole(metrics.get("images", _number(tags.get("images")))),
         "params": json.dumps(dict(sorted(run.data.params.items()))),
     }
+    row |= {name: _whole(_number(tags.get(name))) for name in ("seed", "bits", "pretrain_epochs", "threads")}
     row |= {name: _finite(metrics.get(name)) for name in COLUMNS if name.startswith("bitops_")}
     for name, value in metrics.items():
         if "/" in name:
@@ -255,10 +270,10 @@ def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> b
     return len(found) > 0
 
 
-def _named_parent(uri: str, experiment: str, parents: list[Any], run: str, command: str) -> Parent:
+def _named_parent(uri: str, experiment: str, parents: list[Any], run: str, advice: dict[str, str]) -> Parent:
     fitting = [parent for parent in parents if parent.info.run_id.startswith(run)]
     if len(fitting) == 1:
-        return _parent(fitting[0], experiment, uri, command=command)
+        return _parent(fitting[0], experiment, uri, **advice)
     if len(fitting) > 1:
         raise InputError(f"run {run!r} is the start of {len(fitting)} parent runs' ids: give more of it")
     known = ", ".join(parent.info.run_id for parent in parents[:5]) or "none"

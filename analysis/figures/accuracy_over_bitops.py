@@ -122,7 +122,7 @@ def _title(key: tuple[str, ...], *, with_seed: bool) -> str:
     departures = [
         f"{name} {value[name]}".replace("_", " ")
         for name, usual in names.USUAL.items()
-        if value[name] not in ("", usual)
+        if value[name] not in ("", str(usual))
     ]
     seed = [f"seed {value['seed']}"] if with_seed else []
     return ", ".join([f"{value['model']} on {value['dataset']}", tuned, *departures, *seed])

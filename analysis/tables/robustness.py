@@ -23,8 +23,12 @@ IDENTITY = (
     "target",
     "randomize",
     "selection",
+    "score",
+    "bits",
+    "projection_ratio",
     "seed",
 )
+NOISE = IDENTITY[3:-1]
 PROVENANCE = (
     "run_id",
     "parent_run_id",
@@ -32,6 +36,10 @@ PROVENANCE = (
     "git_commit",
     "git_dirty",
     "data_fingerprint",
+    "pretrain_objective",
+    "pretrain_epochs",
+    "device",
+    "threads",
     "seconds",
 )
 BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
@@ -140,7 +148,7 @@ def build_table(
     if not any(one["defence"] == "dense" for one in [*found, *wanted]):
         wanted.insert(0, {"defence": "dense"})
     for one in wanted:
-        if not any(all(run[name] == value for name, value in one.items()) for run in found):
+        if not any(_is_of(run, one) for run in found):
             found.append(_blank(one, tracked))
     found.sort(key=names.variant_order)
 
@@ -169,7 +177,13 @@ def _identified(run: dict[str, Any]) -> dict[str, Any]:
     """`run`; a dense network has no noise, so that what its tags say of noise is dropped."""
     if run["defence"] != "dense":
         return run
-    return run | dict.fromkeys(("ratio", "pattern", "objective", "target", "randomize", "selection"))
+    return run | dict.fromkeys(NOISE)
+
+
+def _is_of(run: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
+    """Whether `run` is of `network`; what an older run has not recorded is not held against it."""
+    later = ("score", "bits", "projection_ratio")
+    return all(run[name] == value or (name in later and run[name] is None) for name, value in network.items())
 
 
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
@@ -218,9 +232,11 @@ def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
 def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:
     text, whole, real = pl.String(), pl.Int64(), pl.Float64()
     schema: dict[str, pl.DataType] = {"label": text}
-    schema |= dict.fromkeys(IDENTITY, text) | {"ratio": real, "seed": whole, "images": whole}
+    schema |= dict.fromkeys(IDENTITY, text) | {"ratio": real, "projection_ratio": real}
+    schema |= dict.fromkeys(("bits", "seed", "images"), whole)
     for column in columns:
         schema[f"{column}_correct"] = whole
         schema |= dict.fromkeys((f"{column}_accuracy", f"{column}_low", f"{column}_high"), real)
     schema |= dict.fromkeys((*BITOPS, "reduction_nominal", "reduction_measured", "reduction_paper"), real)
-    return schema | dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "seconds": real}
+    schema |= dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "seconds": real}
+    return schema | dict.fromkeys(("pretrain_epochs", "threads"), whole)

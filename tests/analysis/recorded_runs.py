@@ -36,6 +36,10 @@ TAGS = {
     "data_fingerprint": "f" * 64,
     "images": str(IMAGES),
     "upstream_keys": "{}",
+    "pretrain_objective": "adversarial",
+    "pretrain_epochs": "20",
+    "device": "cpu",
+    "threads": "2",
 }
 DENSE = {
     "defence": "dense",
@@ -45,6 +49,9 @@ DENSE = {
     "target": "",
     "randomize": "",
     "selection": "",
+    "score": "",
+    "bits": "",
+    "projection_ratio": "",
 }
 NOISE = {
     "defence": "noise_injection",
@@ -54,6 +61,9 @@ NOISE = {
     "target": "non_essential",
     "randomize": "fixed",
     "selection": "top_k",
+    "score": "magnitude",
+    "bits": "4",
+    "projection_ratio": "0.25",
 }
 
 

@@ -9,6 +9,8 @@ from typer.testing import CliRunner, Result
 
 from analysis.__main__ import app
 from analysis.current import read_current_set
+from analysis.runs import find_parent
+from analysis.tables.robustness import IDENTITY
 
 PARAMS = """
 tracking: {experiment: EXPERIMENT}
@@ -25,6 +27,7 @@ COUNTS = {"clean": 150, "fgsm": 90, "pgd20": 80}
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "dvc.yaml").write_text("cmd: python -m analysis --params params.yaml")
     return tmp_path
 
 
@@ -95,7 +98,7 @@ def test_nothing_tracked_is_one_line_and_status_2(here: Path) -> None:
         line
         == f"error: nothing is tracked: there is no database {here}/mlflow.db; `dvc repro` runs and tracks"
     )
-    assert sorted(path.name for path in here.iterdir()) == ["params.yaml"]
+    assert sorted(path.name for path in here.iterdir()) == ["dvc.yaml", "params.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,7 @@ def test_the_set_of_the_parameter_file_goes_before_newer_ones(here: Path, record
     assert wanted.experiment == "ours"
     assert wanted.attacks == ("fgsm", "pgd20")
     assert [network.get("ratio") for network in wanted.networks] == [None, 0.9, 0.99]
+    assert wanted.networks[1].keys() >= set(IDENTITY) - {"seed"}  # else two networks would be one row
     assert wanted.key is not None
 
     ours = recorder.parent("ours")
@@ -148,7 +152,48 @@ def test_another_set_than_the_parameter_file_s_is_announced(here: Path, recorder
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, experiment="changed")
     assert result.exit_code == 0, result.output
     assert "not the numbers of the parameter file as it stands" in result.output
+    assert "`python -m pipeline.tracking sync --params params.yaml`" in " ".join(result.output.split())
     assert pl.read_csv(here / "reports/table.csv")["label"].to_list() == ["Dense teacher"]
+
+
+def test_another_set_than_the_parameter_file_s_is_refused_where_that_is_asked_for(
+    here: Path, recorder: Recorder
+) -> None:
+    recorder.attack(recorder.parent("refused"), DENSE, COUNTS)
+    arguments = ["--tracking-uri", recorder.tracking_uri, "--current-only"]
+    result = analyse(here, *arguments, experiment="refused")
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert "no attack of 'params.yaml' as it stands is tracked" in line
+    assert not (here / "reports").exists()
+    wanted = read_current_set(here / "params.yaml")
+    assert wanted.key is not None
+    ours = recorder.parent("refused")
+    recorder.client.set_tag(ours, "experiment_key", wanted.key)
+    recorder.attack(ours, DENSE, COUNTS)
+    assert analyse(here, *arguments, experiment="refused").exit_code == 0
+
+
+@pytest.mark.parametrize("out", ["params.yaml", "params.yaml/reports", "/proc/reports"])
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(
+    here: Path, recorder: Recorder, demo: Recorded, out: str
+) -> None:
+    result = analyse(here, "--tracking-uri", recorder.tracking_uri, "--out", out)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert out in line
+    assert line.startswith("error: ")
+
+
+def test_the_set_that_was_used_last_is_shown(here: Path, recorder: Recorder) -> None:
+    """One that is run again keeps the parent run that it had."""
+    older, newer = recorder.parent("used-last"), recorder.parent("used-last")
+    recorder.attack(older, DENSE, COUNTS)
+    recorder.attack(newer, DENSE, {"clean": 1})
+    recorder.client.set_tag(older, "last_used_ms", str(2 * recorder.clock))
+    assert find_parent(recorder.tracking_uri, "used-last").run_id == older
+    recorder.client.set_tag(newer, "last_used_ms", str(3 * recorder.clock))
+    assert find_parent(recorder.tracking_uri, "used-last").run_id == newer
 
 
 def test_messages_name_the_pipeline_of_the_parameter_file(here: Path) -> None:
@@ -156,4 +201,7 @@ def test_messages_name_the_pipeline_of_the_parameter_file(here: Path) -> None:
     (here / "paper" / "params.yaml").write_text(PARAMS)
     result = analyse(here, "--params", "paper/params.yaml")
     assert result.exit_code == 2
+    assert "`python -m pipeline.stages.attack --params paper/params.yaml` runs and tracks" in result.stderr
+    (here / "paper" / "dvc.yaml").write_text("cmd: python -m analysis --params paper/params.yaml")
+    result = analyse(here, "--params", "paper/params.yaml")
     assert "`dvc repro paper/dvc.yaml` runs and tracks" in result.stderr

@@ -45,7 +45,7 @@ def test_headings(column: str, heading: str) -> None:
 
 def run(**columns):
     usual = {"model": "m", "dataset": "d", "defence": "noise_injection", "ratio": None, "pattern": None}
-    return usual | dict.fromkeys(("objective", "target", "randomize", "selection", "seed")) | columns
+    return usual | dict.fromkeys(("objective", "seed", *names.USUAL)) | columns
 
 
 def test_rows_are_dense_then_ratios_then_patterns_ascending_and_clean_before_adversarial() -> None:
@@ -73,6 +73,8 @@ def test_labels_name_what_departs_from_the_usual() -> None:
         names.variant_name(run(pattern="4:8", **usual | {"target": "essential"}))
         == "Pattern 4:8, target essential"
     )
+    departing = run(ratio=0.5, score="signed", bits=8, projection_ratio=0.5)
+    assert names.variant_name(departing) == "Ratio 0.5, score signed, bits 8, projection ratio 0.5"
     assert names.variant_name(run(defence="dense", seed=3), telling=["seed"]) == "Dense teacher, seed 3"
 
 

@@ -1,8 +1,12 @@
 """What DVC's users do, done: in a copy of this repository with a tiny experiment."""
 
 import csv
+import json
 import re
+from math import sqrt
+from statistics import NormalDist
 
+import polars as pl
 import pytest
 import yaml
 from checkout import ROOT, Checkout
@@ -27,6 +31,33 @@ def test_results_are_followed_by_git_and_work_products_are_not(checkout: Checkou
     assert not [name for name in tracked if name.startswith(("store/", "outputs/", "reports/", "mlflow"))]
     assert set(checkout.accuracy()) == {"dense", "ratio-0.9-clean"}
     assert (checkout.folder / "reports" / "report.html").is_file()
+
+
+def test_the_table_says_what_the_store_says(checkout: Checkout) -> None:
+    """Every number of the report, recomputed from the masks of its entry."""
+    table = pl.read_csv(checkout.folder / "reports" / "table.csv")
+    assert table["label"].to_list() == ["Dense teacher", "Ratio 0.9, clean"]
+    for row in table.iter_rows(named=True):
+        entry = checkout.folder / "store" / "attack" / row["key"]
+        records = pl.read_parquet(entry / "records.parquet")
+        attacks = json.loads((entry / "manifest.json").read_text())["config"]["attacks"]
+        for column in ("clean", *attacks, "worst_case"):
+            mask = records[f"{column}_correct"].to_list()
+            low, high = wilson(sum(mask), len(mask))
+            assert row[f"{column}_accuracy"] == pytest.approx(sum(mask) / len(mask))
+            assert (row[f"{column}_low"], row[f"{column}_high"]) == pytest.approx((low, high))
+        cost = json.loads((entry / "results.json").read_text())["bitops"]
+        for kind in ("nominal", "measured"):
+            saved = None if row["defence"] == "dense" else pytest.approx(1 - cost[kind] / cost["dense"])
+            assert row[f"reduction_{kind}"] == saved
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The roots of (p - s/n)^2 = z^2 p (1 - p) / n, solved as a quadratic in p."""
+    z, share = NormalDist().inv_cdf(0.975), successes / trials
+    a, b, c = 1 + z**2 / trials, -(2 * share + z**2 / trials), share**2
+    root = sqrt(max(0.0, b**2 - 4 * a * c))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
 def test_a_second_repro_does_nothing(checkout: Checkout) -> None:

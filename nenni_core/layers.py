@@ -58,7 +58,7 @@ class NoisyLayer(nn.Module):
         self.layer_name = name
         self.is_dense = False
         self.mask_observer: MaskObserver | None = None
-        self._kernels: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
+        self._kernels: dict[int, tuple[Any, list[Tensor], tuple[Tensor, Tensor]]] = {}
         if injection.is_random:
             self.noise_stream = NoiseStream(injection.seed, "inference")
             self._held: tuple[NoiseStream, int, Any] | None = None
@@ -236,21 +236,27 @@ class NoisyLayer(nn.Module):
     def _folded(self, index: int, dither: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """W~ P in the shape of the dense weight, and b~; kept between calls while nothing has changed.
 
-        Changes are noticed by the tensors' version counters, which writes through `.data` go past.
+        Changes are noticed by the tensors' version counters, and on the CPU by their values. On an
+        accelerator, where comparing values would wait for it, a write through `.data` goes unnoticed until
+        the module's mode is set again (`train()`, `eval()`).
         """
         trains = torch.is_grad_enabled() and (
             self.approx_weight.requires_grad or self.approx_bias.requires_grad
         )
-        parameters = (
+        parameters = [
             self.approx_weight,
             self.approx_bias,
             self.weight_exponent,
             self.bias_exponent,
             self.signs,
-        )
-        version = tuple((t.data_ptr(), t._version) for t in parameters)
-        if not trains and dither is None and index in self._kernels and self._kernels[index][0] == version:
-            return self._kernels[index][1]
+        ]
+        # replicas of `DataParallel` share this dictionary and may reuse each other's memory
+        may_keep = not trains and dither is None and not getattr(self, "_is_replica", False)
+        version = [(t.data_ptr(), t._version) for t in parameters]
+        if may_keep and index in self._kernels:
+            known_version, known_values, folded = self._kernels[index]
+            if version == known_version and all(map(torch.equal, known_values, parameters)):
+                return folded
         weight, bias = self.rounded_parameters(index, dither)
         grouped = weight.reshape(self.groups, -1, self.rank)
         # The sum of +-W~ is formed first and scaled last: with fixed-point W~ it is then exact. Autocast
@@ -260,9 +266,16 @@ class NoisyLayer(nn.Module):
         kernel = kernel.reshape(self.weight.shape)
         if kernel.dim() == 4 and self.weight.is_contiguous(memory_format=torch.channels_last):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-        if not trains and dither is None and not torch.is_inference_mode_enabled():
-            self._kernels[index] = (version, (kernel, bias))
+        if may_keep and not torch.is_inference_mode_enabled():
+            values = [t.detach().clone() for t in parameters] if kernel.device.type == "cpu" else []
+            self._kernels[index] = version, values, (kernel, bias)
         return kernel, bias
+
+    def train(self, mode: bool = True) -> "NoisyLayer":
+        """Set the mode as every module does, and forget kernels kept for the other parameters."""
+        if "_kernels" in self.__dict__:
+            self._kernels.clear()
+        return super().train(mode)
 
 
 class NoisyConv2d(NoisyLayer, nn.Conv2d):

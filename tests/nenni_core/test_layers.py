@@ -308,3 +308,24 @@ def test_empty_batches_and_single_vectors_are_as_in_the_dense_layers() -> None:
     vector = images(6)
     assert torch.equal(linear(vector), linear(vector[None])[0])
     assert (linear(vector) == linear.precise(vector[None])[0]).sum() == 2
+
+
+def test_writes_that_pytorch_does_not_count_are_noticed() -> None:
+    """`.data` goes past the version counter: weight averaging and some optimisers write through it."""
+    layer, x = noisy(convolution(), ratio=0.9), images(2, 4, 9, 9)
+    with torch.no_grad():
+        layer(x)
+        layer.approx_weight.data.mul_(-1)
+        layer.approx_bias.data.add_(0.5)
+        after = layer(x)
+        layer.train().eval()  # forgets what was kept
+        assert torch.equal(after, layer(x))
+
+
+def test_replicas_keep_nothing() -> None:
+    """`DataParallel` makes replicas anew for each batch, possibly in the memory of the last ones."""
+    layer, x = noisy(convolution(), ratio=0.9), images(2, 4, 9, 9)
+    layer._is_replica = True
+    with torch.no_grad():
+        layer(x)
+    assert not layer._kernels

@@ -26,6 +26,7 @@ from nenni_core.randomness import make_generator
 from nenni_core.training import Recipe, train
 from nenni_core.training.loop import training_step
 from nenni_core.training.validation import validate
+from pipeline.allocation import keep_freed_memory
 
 BASE = "torchattacks loop"
 CLASSES = 10
@@ -203,6 +204,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.accuracy and arguments.seeds < 2:
         parser.error("--seeds: expected 2 or more, an interval needs a spread")
+    keep_freed_memory()  # as all commands of the pipeline do
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     measured = measure_accuracy(arguments) if arguments.accuracy else measure_speed(arguments)

@@ -100,7 +100,7 @@ def largest_per_row(scores: Float[Tensor, "rows length"], keep: int) -> Bool[Ten
     """Exactly the `keep` largest scores of each row; among equal ones the lower index wins."""
     if keep <= 0 or keep >= scores.shape[1]:
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    smallest_kept = _kth_largest(scores, keep)
+    smallest_kept = _kth_largest(scores.clone(), keep)
     above = scores > smallest_kept
     tied = scores == smallest_kept
     return above | (tied & (tied.cumsum(dim=1) <= keep - above.sum(dim=1, keepdim=True)))
@@ -131,18 +131,19 @@ def _by_group(
 
 
 def _kth_largest(values: Shaped[Tensor, "rows length"], k: int) -> Shaped[Tensor, "rows 1"]:
+    """The `k`-th largest value of each row; `values` may come back reordered."""
     length = values.shape[1]
     if length <= NETWORK_LIMIT:
         columns = [values[:, i].contiguous() for i in range(length)]
-        for low, high in sorting_network(length):
-            larger, smaller = (
-                torch.maximum(columns[low], columns[high]),
-                torch.minimum(columns[low], columns[high]),
-            )
-            columns[low], columns[high] = larger, smaller
+        for low, high, larger_is_read, smaller_is_read in selection_network(length, k):
+            one, other = columns[low], columns[high]
+            if larger_is_read:
+                columns[low] = torch.maximum(one, other)
+            if smaller_is_read:
+                columns[high] = torch.minimum(one, other)
         return columns[k - 1].unsqueeze(1)
     if values.device.type == "cpu":
-        return _partitioned(values.clone().numpy(), length - k)
+        return _partitioned(values.numpy(), length - k)
     return values.kthvalue(length - k + 1, dim=1, keepdim=True).values
 
 
@@ -182,13 +183,28 @@ def sorting_network(length: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
+@cache
+def selection_network(length: int, k: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """The part of `sorting_network(length)` that the `k`-th place depends on, and which results are read.
+
+    The largest of 8 takes 7 of the 19 comparisons, one result of each.
+    """
+    needed, parts = {k - 1}, []
+    for low, high in reversed(sorting_network(length)):
+        if low in needed or high in needed:
+            parts.append((low, high, low in needed, high in needed))
+            needed |= {low, high}
+    return tuple(reversed(parts))
+
+
 def _below_the_largest(keys: Int[Tensor, "rows length"], keep: int) -> Int[Tensor, "rows length"]:
     """-1 for all but the `keep` largest non-negative keys of each row, 0 for those."""
     length = keys.shape[1]
     if keep <= 0 or keep >= length:
         return torch.full_like(keys, 0 if keep > 0 else -1)
-    smallest_kept = _kth_largest(keys, keep)
-    bits = torch.sub(keys, smallest_kept).bitwise_right_shift_(torch.iinfo(keys.dtype).bits - 1)
+    scratch = keys.clone()
+    smallest_kept = _kth_largest(scratch, keep)
+    bits = torch.sub(keys, smallest_kept, out=scratch).bitwise_right_shift_(torch.iinfo(keys.dtype).bits - 1)
     beyond = bits.sum(dim=1, dtype=torch.int32) + (length - keep)  # ties that are kept but should not be
     rows = beyond.nonzero().flatten()
     if len(rows) > 0:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.progress import ProgressCallback
+from pipeline.allocation import keep_freed_memory
 from pipeline.problems import describe
 
 Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
@@ -75,13 +76,14 @@ def user_errors(model: type[BaseModel] | None = None, source: Path | None = None
 
 
 def configure_torch(threads: int | None, device: str = "cpu") -> None:
-    """Deterministic algorithms; `threads` CPU threads, or PyTorch's own choice.
+    """Deterministic algorithms, memory kept for reuse; `threads` CPU threads, or PyTorch's own choice.
 
     On the CPU an operation without a deterministic algorithm is an error. On an accelerator it is a warning:
     `kthvalue`, for one, is refused there although its values (not its indices) are deterministic.
     """
     # cuBLAS reads this when it is first used
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed_memory()
     import torch
 
     if threads is not None:

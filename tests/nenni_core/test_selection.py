@@ -14,6 +14,7 @@ from nenni_core.selection import (
     largest_per_row,
     select_essential,
     select_noise_bits,
+    selection_network,
     sorting_network,
 )
 
@@ -127,3 +128,21 @@ def test_threshold_selection_compares_with_the_threshold() -> None:
     values = torch.tensor([[-3.0, 1.0, 2.0, 0.5]])
     mask = select_essential(values, Injection(selection="threshold"), torch.tensor(1.5))
     assert mask.tolist() == [[True, False, True, False]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13, 16])
+def test_a_selection_network_finds_every_place(length: int) -> None:
+    """By the zero-one principle (Knuth, The Art of Computer Programming 3, 5.3.4), on all rows of bits."""
+    bits = torch.arange(2**length)[:, None] >> torch.arange(length) & 1
+    for k in range(1, length + 1):
+        columns = list(bits.unbind(dim=1))
+        for low, high, larger, smaller in selection_network(length, k):
+            one, other = columns[low], columns[high]
+            columns[low] = torch.maximum(one, other) if larger else torch.full_like(one, 9)
+            columns[high] = torch.minimum(one, other) if smaller else torch.full_like(one, 9)
+        assert torch.equal(columns[k - 1], bits.sort(dim=1, descending=True).values[:, k - 1])
+
+
+def test_the_largest_of_a_group_takes_one_comparison_less_than_there_are() -> None:
+    assert len(selection_network(8, 1)) == 7
+    assert not any(smaller for _, _, _, smaller in selection_network(8, 1))

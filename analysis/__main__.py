@@ -1,6 +1,7 @@
 """`python -m analysis`: the table, the figure and the report of a tracked experiment."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import polars as pl
@@ -14,11 +15,12 @@ from rich.text import Text
 from analysis import report
 from analysis.current import read_current_set
 from analysis.figures import accuracy_over_bitops
-from analysis.notes import flags, missing_cells
-from analysis.runs import NothingTrackedError, default_tracking_uri, find_parent, stage_runs
+from analysis.notes import flags, missing_cells, other_set
+from analysis.runs import NothingTrackedError, Parent, default_tracking_uri, find_parent, stage_runs
 from analysis.summary import summarise
 from analysis.tables.robustness import RobustnessTable, build_table
 from analysis.tables.writing import caption, cells, headings, to_markdown
+from nenni_core.errors import InputError
 from pipeline.command_line import Params, new_app, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet
 
@@ -57,42 +59,65 @@ def analyse(
             tracking_uri or default_tracking_uri(Path.cwd()),
             experiment or wanted.experiment,
             run,
-            command=wanted.command,
-            sync=wanted.sync,
-            experiment_key=wanted.key if experiment in (None, wanted.experiment) else None,
+            remedy=wanted.remedy,
+            experiment_key=wanted.key,
         )
         runs = stage_runs(parent, stage=None)
         current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
+        if current_only and wanted.key is None:
+            raise InputError(f"--current-only: which set {str(params)!r} is cannot be told: {wanted.no_key}")
         if current_only and not current:
             raise NothingTrackedError(
-                f"no attack of {str(params)!r} as it stands is tracked in {parent.tracking_uri}; "
-                f"`{wanted.sync}` records what is computed, `{wanted.command}` computes it"
+                f"--current-only: the set of {str(params)!r} as it stands is not what is tracked in "
+                f"{parent.tracking_uri}; {wanted.remedy}"
             )
-        out.mkdir(parents=True, exist_ok=True)
-    attack_runs = runs.filter(pl.col("stage") == "attack")
-    table = build_table(
-        attack_runs,
-        expected=wanted.networks if current else (),
-        attacks=wanted.attacks if current else (),
-    )
-    doubts = flags(table, runs, parent)
+        table = build_table(
+            runs.filter(pl.col("stage") == "attack"),
+            expected=wanted.networks if current else (),
+            attacks=wanted.attacks if current else (),
+        )
+        doubts = flags(table, runs, parent)
+        files = write(out, table, parent=parent, runs=runs, doubts=doubts, params=params)
+    show(table, doubts, files, parent=parent)
 
-    (out / "table.md").write_text(
-        to_markdown(table, title=report.title(table), flags=doubts, command=parent.command), encoding="utf-8"
-    )
-    table.to_polars().write_csv(out / "table.csv")
-    page = report.render(table, parent=parent, attack_runs=attack_runs, all_runs=runs, flags=doubts)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    figures = accuracy_over_bitops.save(table, out / "figures")
-    show(
+
+def write(
+    out: Path,
+    table: RobustnessTable,
+    *,
+    parent: Parent,
+    runs: pl.DataFrame,
+    doubts: list[str],
+    params: Path,
+) -> list[Path]:
+    """Write everything into the folder `out`; the files, the report first.
+
+    Raises `InputError` where that cannot be.
+    """
+    command = "python -m analysis"
+    page = report.render(
         table,
-        doubts,
-        [out / "report.html", out / "table.md", out / "table.csv", *figures],
-        command=parent.command,
+        parent=parent,
+        attack_runs=runs.filter(pl.col("stage") == "attack"),
+        all_runs=runs,
+        flags=doubts,
+        command=command if params == Path("params.yaml") else f"{command} --params {quote(str(params))}",
     )
+    markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.html").write_text(page, encoding="utf-8")
+        (out / "table.md").write_text(markdown, encoding="utf-8")
+        (out / "table.csv").write_text(table.to_polars().write_csv(), encoding="utf-8")
+        figures = accuracy_over_bitops.save(table, out / "figures")
+    except OSError as error:
+        where = error.filename or out
+        reason = error.strerror or error
+        raise InputError(f"--out {str(out)!r}: cannot write {str(where)!r}: {reason}") from error
+    return [out / "report.html", out / "table.md", out / "table.csv", *figures]
 
 
-def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, command: str) -> None:
+def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent: Parent) -> None:
     """Print the table, what to know before reading it, and where everything is."""
     console = Console(soft_wrap=False)
     if not console.is_terminal:
@@ -101,15 +126,21 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, comman
     grid = _grid(table)
     if Measurement.get(console, console.options.update(max_width=10_000), grid).maximum > console.width:
         grid = _narrow_grid(table)
+    warning = other_set(parent)
+    if warning:  # before numbers that could be taken for others
+        console.print(Text(f"caution: {warning}", style="bold red"), soft_wrap=True)
+        console.print()
     console.print(grid)
     console.print(Text(caption(table), style="dim"))
     console.print()
     console.print(Text(summarise(table).headline))
     for doubt in doubts:
-        console.print(Text(f"note: {doubt}", style="yellow"))
-    lacking = missing_cells(table, command)
+        if doubt != warning:
+            console.print(Text(f"note: {doubt}", style="yellow"), soft_wrap=True)
+    lacking = len(missing_cells(table))
     if lacking:
-        console.print(Text(f"{len(lacking)} missing numbers: `{command}` computes them", style="yellow"))
+        count = f"{lacking} missing number{'s' * (lacking > 1)}"
+        console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
     console.print()
     for name, path in zip(("report", "table", "numbers", *["figure"] * len(files)), files, strict=False):
         console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)

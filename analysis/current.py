@@ -1,12 +1,11 @@
 """What the parameter file asks for, to be compared with what is tracked."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.runs import COMMAND
+from analysis.remedy import Remedy, remedy_for
 from nenni_core.errors import InputError
 
 
@@ -15,14 +14,14 @@ class CurrentSet:
     """The set of experiments in a parameter file.
 
     `networks` are identities as `analysis.tables.robustness.build_table` expects them, `attacks` the names
-    of the columns; `key` is the tag `experiment_key` of its parent run, None where the data are not at hand
-    here.
+    of the columns; `key` is the tag `experiment_key` of its parent run; None where the data are not at hand
+    here, and then `no_key` says what the matter is.
     """
 
     experiment: str
-    command: str  # computes and tracks the set
-    sync: str  # tracks what is computed already
+    remedy: Remedy
     key: str | None
+    no_key: str
     networks: tuple[Mapping[str, Any], ...]
     attacks: tuple[str, ...]
 
@@ -38,16 +37,19 @@ def read_current_set(params: Path) -> CurrentSet:
 
     parameters = load_parameters(params)
     experiments = parameters.experiments()
+    key, no_key = None, ""
     try:
         key = experiment_key(plan(experiments))
-    except InputError:
-        key = None
+    except InputError as error:
+        no_key = str(error)
     networks = []
     for experiment in experiments:
         network: dict[str, Any] = {
             "model": experiment.pretrain.model,
             "dataset": experiment.prepare.dataset,
             "seed": experiment.seed,
+            "pretrain_objective": experiment.pretrain.objective,
+            "pretrain_epochs": experiment.pretrain.epochs,
             "defence": "dense",
         }
         if (noise := experiment.finetune) is not None:
@@ -66,17 +68,9 @@ def read_current_set(params: Path) -> CurrentSet:
         networks.append(network)
     return CurrentSet(
         experiment=parameters.tracking.experiment,
-        command=_command(params),
-        sync=f"python -m pipeline.tracking sync --params {params}",
+        remedy=remedy_for(params),
         key=key,
+        no_key=no_key,
         networks=tuple(networks),
         attacks=tuple(parameters.attack.attacks),
     )
-
-
-def _command(params: Path) -> str:
-    """What computes the set of a parameter file: `dvc repro`, if the `dvc.yaml` beside it is about it."""
-    pipeline = Path(os.path.relpath(params.resolve().parent)) / "dvc.yaml"
-    if pipeline.is_file() and f"--params {params}" in pipeline.read_text(encoding="utf-8"):
-        return COMMAND if pipeline.parent == Path() else f"{COMMAND} {pipeline}"
-    return f"python -m pipeline.stages.attack --params {params}"

@@ -1,7 +1,7 @@
 """How columns, variants and numbers are written in tables, figures and sentences."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MINUS = "\u2212"
@@ -18,6 +18,8 @@ USUAL: dict[str, Any] = {
     "bits": 4,
     "projection_ratio": 0.25,
 }
+# Runs have recorded these only since they are tags; in older ones they are null.
+LATER = ("score", "bits", "projection_ratio", "pretrain_objective", "pretrain_epochs")
 
 
 def attack_order(names: Iterable[str]) -> list[str]:
@@ -65,24 +67,38 @@ def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
         of_every,
         objective,
         *(_departure(row, name) or "" for name in USUAL),
+        row["pretrain_objective"] or "",
+        row["pretrain_epochs"] or 0,
         row["seed"] or 0,
     )
 
 
 def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
-    """The label of a run: "Ratio 0.9, adversarial"; columns named in `telling` are written out as well."""
+    """The label of a run: "Ratio 0.9, adversarial"; columns named in `telling` are written out as well.
+
+    A column that is null is left out, unless it is of the kind that old runs have not recorded.
+    """
     if row["defence"] == "dense":
         parts = ["Dense teacher"]
     else:
         parts = [f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"]
         if row["objective"]:
             parts.append(row["objective"])
-        parts += [text for name in USUAL if (text := _departure(row, name))]
-    parts += [f"{name} {row[name]}" for name in telling if row[name] is not None]
+        parts += departures(row)
+    for name in telling:
+        if row[name] is not None:
+            parts.append(f"{name} {row[name]}".replace("_", " "))
+        elif name in LATER:
+            parts.append(f"{name} not recorded".replace("_", " "))
     return ", ".join(parts)
 
 
-def _departure(row: dict[str, Any], name: str) -> str | None:
+def departures(row: Mapping[str, Any]) -> list[str]:
+    """What is not `USUAL` about a network with noise, in words: ["bits 3", "score signed"]."""
+    return [text for name in USUAL if (text := _departure(row, name))]
+
+
+def _departure(row: Mapping[str, Any], name: str) -> str | None:
     if row["defence"] == "dense" or row[name] in (None, USUAL[name]):
         return None
     return f"{name} {row[name]}".replace("_", " ")

@@ -20,13 +20,12 @@ def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[st
     every_stage, runs = runs, runs.filter(pl.col("stage") == "attack")
     rows = [row for row in table.rows if row.tracked["run_id"]]
     found = [
+        other_set(parent),
         _mixed(rows, "git_commit", "different commits of the code", short=True),
         _dirty(rows),
         _stages_before(rows, every_stage),
         _mixed(rows, "data_fingerprint", "different test data", short=True),
-        _mixed(rows, "device", "different kinds of devices, on which numbers differ in the last digits"),
-        _mixed(rows, "pretrain_objective", "teachers of different training"),
-        _mixed(rows, "pretrain_epochs", "teachers of different numbers of epochs"),
+        _devices(rows),
         _image_counts(table),
         _protocols(rows),
         *_misnamed(rows),
@@ -39,9 +38,27 @@ def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[st
     return [flag for flag in found if flag]
 
 
-def missing_cells(table: RobustnessTable, command: str) -> list[tuple[str, str, str]]:
-    """(row label, heading of the column, `command`) of every cell without a number."""
-    return [(row.label, names.column_name(column), command) for row, column in table.missing]
+def other_set(parent: Parent) -> str:
+    """That these are not the numbers that the parameter file asks for; "" if they are."""
+    if not parent.other_than_wanted:
+        return ""
+    which = "the set that `--run` names" if parent.named else "the newest set that has results"
+    return (
+        "These are not the numbers of the parameter file as it stands. "
+        f"Shown is {which}, {parent.name!r}. For those of the file: {parent.wanted}."
+    )
+
+
+def missing_cells(table: RobustnessTable) -> list[tuple[str, str]]:
+    """(row label, heading of the column) of every cell without a number."""
+    return [(row.label, names.column_name(column)) for row, column in table.missing]
+
+
+def computed_on(device: str | None, threads: int | None) -> str:
+    """What numbers depend on in their last digits: "cpu, 2 threads" or "cuda"; "" where nobody knows."""
+    if device != "cpu" or threads is None:
+        return device or ""
+    return f"{device}, {threads} thread{'s' * (threads != 1)}"
 
 
 def attack_params(row: Row) -> dict[str, dict[str, str]]:
@@ -66,6 +83,21 @@ def _mixed(rows: list[Row], column: str, what: str, *, short: bool = False) -> s
         for value, labels in by_value.items()
     ]
     return f"The rows come from {what}: {', '.join(groups)}."
+
+
+def _devices(rows: list[Row]) -> str:
+    """Where results are not comparable to the bit; rows that have not recorded it are passed over."""
+    by_device: dict[str, list[str]] = {}
+    for row in rows:
+        if where := computed_on(row.tracked["device"], row.tracked["threads"]):
+            by_device.setdefault(where, []).append(row.label)
+    if len(by_device) < 2:
+        return ""
+    groups = [f"{where} ({'; '.join(labels)})" for where, labels in by_device.items()]
+    return (
+        f"The rows come from different devices or numbers of threads: {', '.join(groups)}. "
+        "They add floating-point numbers in another order, so that a few images may differ for that alone."
+    )
 
 
 def _dirty(rows: list[Row]) -> str:
@@ -173,12 +205,6 @@ def _unfinished(runs: pl.DataFrame) -> str:
 
 
 def _newer(parent: Parent) -> str:
-    if parent.other_than_wanted:
-        return (
-            "These are not the numbers of the parameter file as it stands: none of its attacks has finished. "
-            f"Shown is the newest set that has results, {parent.name!r}; "
-            f"`{parent.sync}` records what is computed of the other, `{parent.command}` computes it."
-        )
     if not parent.newer_without_results:
         return ""
     return (

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from analysis import names
 from analysis.figures import accuracy_over_bitops as figure
-from analysis.notes import attack_params, missing_cells
+from analysis.notes import attack_params, computed_on, missing_cells
 from analysis.runs import FINISHED, Parent
 from analysis.summary import change_against_dense, summarise
 from analysis.tables.robustness import RobustnessTable, Row
@@ -48,11 +48,12 @@ def render(
     attack_runs: pl.DataFrame,
     all_runs: pl.DataFrame,
     flags: Sequence[str],
+    command: str,
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
-    `analysis.notes.flags` says.
+    `analysis.notes.flags` says, `command` what writes the page again.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -71,10 +72,12 @@ def render(
         headings=headings(table),
         caption=caption(table),
         rows=[_table_row(table, row) for row in table.rows],
-        missing=missing_cells(table, parent.command),
+        missing=missing_cells(table),
+        command=command,
         figure=None if drawn is None else inline_svg(figure.render(drawn, "svg").decode()),
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),
+        teachers=_teachers(table),
         provenance=[_provenance(row) for row in table.rows],
         stages=_stages(all_runs),
         parent=parent,
@@ -110,15 +113,11 @@ def _facts(table: RobustnessTable, parent: Parent) -> list[str]:
     images = " or ".join(f"{count:,}".replace(",", "\u202f") for count in counts)
     commits = sorted({str(row.tracked["git_commit"] or "unknown")[:10] for row in rows})
     seeds = sorted({str(row.identity["seed"]) for row in rows})
-    teachers = {(row.tracked["pretrain_objective"], row.tracked["pretrain_epochs"]) for row in rows}
-    devices = {(row.tracked["device"], row.tracked["threads"]) for row in rows}
-    trained = [f"{objective} training for {epochs} epochs" for objective, epochs in teachers if objective]
-    computed = [f"{device} with {threads} threads" for device, threads in devices if device]
+    computed = {computed_on(row.tracked["device"], row.tracked["threads"]) for row in rows} - {""}
     return [
         f"{images} test images",
-        *([f"teacher: {' and '.join(sorted(trained))}"] if trained else []),
         f"seed {' and '.join(seeds)}",
-        *([" and ".join(sorted(computed))] if computed else []),
+        *([f"on {' and '.join(sorted(computed))}"] if computed else []),
         f"commit {' and '.join(commits)}",
         f"MLflow experiment {parent.experiment}",
     ]
@@ -186,6 +185,17 @@ def _share(run: Mapping[str, Any], attack: str) -> str:
     return f"{names.percent(zero / asked)}%" if zero is not None and asked else ""
 
 
+def _teachers(table: RobustnessTable) -> list[str]:
+    """How the dense teachers of the rows were trained, as far as that is recorded."""
+    found = {
+        f"{row.identity['model']} on {row.identity['dataset']}, seed {row.identity['seed']}: trained on "
+        f"{row.identity['pretrain_objective']} images, number of epochs: {row.identity['pretrain_epochs']}"
+        for row in table.rows
+        if row.identity["pretrain_objective"] and row.identity["pretrain_epochs"]
+    }
+    return sorted(found)
+
+
 def _provenance(row: Row) -> dict[str, Any]:
     tracked = row.tracked
     return {
@@ -197,6 +207,7 @@ def _provenance(row: Row) -> dict[str, Any]:
         "seed": row.identity["seed"],
         "data": tracked["data_fingerprint"],
         "images": row.images,
+        "device": computed_on(tracked["device"], tracked["threads"]),
         "seconds": seconds(tracked["seconds"]),
     }
 
@@ -214,6 +225,7 @@ def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
                 "key": run["key"],
                 "commit": run["git_commit"],
                 "dirty": run["git_dirty"],
+                "device": computed_on(run["device"], run["threads"]),
                 "seconds": seconds(run["seconds"]) if run["status"] == FINISHED else run["status"].lower(),
             }
         )

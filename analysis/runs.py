@@ -13,11 +13,10 @@ from typing import Any
 
 import polars as pl
 
+from analysis.remedy import DEFAULT, OTHER_FILE, Remedy
 from nenni_core.errors import InputError
 
 FINISHED = "FINISHED"
-COMMAND = "dvc repro"
-SYNC = "python -m pipeline.tracking sync"
 
 # Every column that a frame of runs has, whatever was tracked; the meaning of each is beside it.
 COLUMNS: dict[str, tuple[pl.DataType, str]] = {
@@ -73,10 +72,15 @@ class Parent:
     experiment: str
     tracking_uri: str
     tags: dict[str, str]
-    command: str  # computes and tracks what is missing
-    sync: str  # tracks what is computed already
-    newer_without_results: tuple[str, ...] = ()  # parent runs started later that have no attack result yet
-    other_than_wanted: bool = False  # whether it stands in for another set, which has no attack result yet
+    wanted: Remedy  # for the set that was asked for, whether or not this is it
+    newer_without_results: tuple[str, ...] = ()  # parent runs used later that have no attack result yet
+    named: bool = False  # whether it was asked for by its id
+    other_than_wanted: bool = False  # whether it is not of the set that was asked for
+
+    @property
+    def remedy(self) -> Remedy:
+        """What to run for the numbers that are missing in this set."""
+        return OTHER_FILE if self.other_than_wanted else self.wanted
 
 
 def default_tracking_uri(root: Path) -> str:
@@ -90,24 +94,21 @@ def find_parent(
     run: str | None = None,
     *,
     experiment_key: str | None = None,
-    command: str = COMMAND,
-    sync: str = SYNC,
+    remedy: Remedy = DEFAULT,
 ) -> Parent:
-    """The parent run that `run` names (its id, or the start of it), else the last used with attack results.
+    """The parent run that `run` names (its id, or the start of it), else the newest one with attack results.
 
-    `experiment_key` identifies a set of experiments: its parent run goes before newer ones if it has attack
-    results. `command` and `sync` are what messages
-    recommend. A newer parent run without a finished attack run (under way, or failed before) is passed over
-    and listed in `newer_without_results`. Raises `NothingTrackedError` where there is none, `InputError` for
-    an id that does not fit and where MLflow fails.
+    Newest is what was used last: a set that is run again keeps the parent run that it had, and renews its tag
+    `last_used_ms`. `experiment_key` identifies a set of experiments: its parent run goes before newer ones if
+    it has attack results. `remedy` is what messages recommend to get that set. A newer parent run without a
+    finished attack run (under way, or failed before) is passed over and listed in `newer_without_results`.
+    Raises `NothingTrackedError` where there is none, `InputError` for an id that does not fit and where
+    MLflow fails.
     """
-    client = _client(tracking_uri, command)
+    client = _client(tracking_uri, remedy)
     found = _ask(tracking_uri, client.get_experiment_by_name, experiment)
     if found is None:
-        raise NothingTrackedError(
-            f"no MLflow experiment {experiment!r} in {tracking_uri}; `{command}` runs it and tracks it"
-        )
-    # A set that is run again keeps the parent run that it had, so that its start says little.
+        raise NothingTrackedError(f"no MLflow experiment {experiment!r} in {tracking_uri}; {remedy}")
     parents = sorted(
         _search(
             tracking_uri,
@@ -116,32 +117,38 @@ def find_parent(
             "tags.kind = 'experiment'",
             "attributes.start_time DESC",
         ),
-        key=lambda parent: float(parent.data.tags.get("last_used_ms", parent.info.start_time)),
+        key=_last_used,
         reverse=True,
     )
-    advice = {"command": command, "sync": sync}
+
+    def found_as(parent: Any, **circumstances: Any) -> Parent:
+        other = experiment_key is not None and parent.data.tags.get("experiment_key") != experiment_key
+        return Parent(
+            run_id=parent.info.run_id,
+            name=parent.info.run_name or parent.info.run_id,
+            experiment=experiment,
+            tracking_uri=tracking_uri,
+            tags=dict(parent.data.tags),
+            wanted=remedy,
+            other_than_wanted=other,
+            **circumstances,
+        )
+
     if run is not None:
-        return _named_parent(tracking_uri, experiment, parents, run, advice)
+        return found_as(_named_parent(tracking_uri, experiment, parents, run), named=True)
     condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
     for candidate in parents:
         wanted = experiment_key is not None and candidate.data.tags.get("experiment_key") == experiment_key
         if wanted and _has_child(tracking_uri, client, candidate, condition):
-            return _parent(candidate, experiment, tracking_uri, **advice)
+            return found_as(candidate)
     passed_over: list[str] = []
     for candidate in parents:
         if _has_child(tracking_uri, client, candidate, condition):
-            return _parent(
-                candidate,
-                experiment,
-                tracking_uri,
-                **advice,
-                newer_without_results=tuple(passed_over),
-                other_than_wanted=experiment_key is not None,
-            )
+            return found_as(candidate, newer_without_results=tuple(passed_over))
         passed_over.append(candidate.info.run_id)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
-        f"in {tracking_uri}; `{command}` makes them, `{sync}` records what the store has"
+        f"in {tracking_uri}; {remedy}"
     )
 
 
@@ -218,13 +225,11 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _client(tracking_uri: str, command: str = COMMAND) -> Any:
+def _client(tracking_uri: str, remedy: Remedy = DEFAULT) -> Any:
     """An MLflow client; refuses a SQLite file that is not there: MLflow would create it and find it empty."""
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).is_file():
-        raise NothingTrackedError(
-            f"nothing is tracked: there is no database {path}; `{command}` runs and tracks"
-        )
+        raise NothingTrackedError(f"nothing is tracked: there is no database {path}; {remedy}")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     # A server that is down should be an error within seconds, not after MLflow's seven patient attempts.
@@ -241,7 +246,7 @@ def _ask(tracking_uri: str, question: Any, /, *arguments: Any, **named: Any) -> 
 
     try:
         return question(*arguments, **named)
-    except (MlflowException, SQLAlchemyError) as failure:
+    except (MlflowException, SQLAlchemyError, ImportError) as failure:  # ImportError: a database's driver
         reason = " ".join(str(failure).split())
         raise InputError(f"MLflow at {tracking_uri} does not answer: {reason[:300]}") from failure
 
@@ -270,24 +275,19 @@ def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> b
     return len(found) > 0
 
 
-def _named_parent(uri: str, experiment: str, parents: list[Any], run: str, advice: dict[str, str]) -> Parent:
+def _last_used(parent: Any) -> float:
+    """Milliseconds since 1970; runs recorded before there was the tag count from their start."""
+    last_used = _number(parent.data.tags.get("last_used_ms"))
+    return float(parent.info.start_time) if last_used is None else last_used
+
+
+def _named_parent(uri: str, experiment: str, parents: list[Any], run: str) -> Any:
     fitting = [parent for parent in parents if parent.info.run_id.startswith(run)]
     if len(fitting) == 1:
-        return _parent(fitting[0], experiment, uri, **advice)
+        return fitting[0]
     if len(fitting) > 1:
         raise InputError(f"run {run!r} is the start of {len(fitting)} parent runs' ids: give more of it")
     known = ", ".join(parent.info.run_id for parent in parents[:5]) or "none"
     raise InputError(
         f"run {run!r} is no parent run of experiment {experiment!r} in {uri}; the newest parent runs: {known}"
-    )
-
-
-def _parent(run: Any, experiment: str, tracking_uri: str, **circumstances: Any) -> Parent:
-    return Parent(
-        run_id=run.info.run_id,
-        name=run.info.run_name or run.info.run_id,
-        experiment=experiment,
-        tracking_uri=tracking_uri,
-        tags=dict(run.data.tags),
-        **circumstances,
     )

@@ -46,7 +46,7 @@ LEFT = -38
 # Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
 # error bars can be told apart.
 SIDESTEP = 0.9
-PANEL = ("model", "dataset", "objective", *names.USUAL, "seed")
+PANEL = ("model", "dataset", "objective", "seed", "pretrain_objective", "pretrain_epochs")
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
@@ -72,9 +72,9 @@ def draw(table: RobustnessTable) -> Figure | None:
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         _frame(axes[0], [row for row in table.rows if row in noisy or row.is_dense], columns)
-        with_seed = len({row.identity["seed"] for row in noisy}) > 1
-        for ax, (key, rows) in zip(axes, panels.items(), strict=True):
-            _draw_panel(ax, table, rows, columns, _title(key, with_seed=with_seed))
+        several = [name for name in PANEL[3:] if len({row.identity[name] for row in noisy}) > 1]
+        for ax, rows in zip(axes, panels.values(), strict=True):
+            _draw_panel(ax, table, rows, columns, _title(rows[0], several))
         dense = {row.bitops_dense for row in noisy}
         size = f"dense network's {names.magnitude(dense.pop())}" if len(dense) == 1 else "dense network's"
         axes[-1].set_xlabel(f"BitOPs of one image, % of the {size}")
@@ -113,19 +113,15 @@ def save(table: RobustnessTable, folder: Path) -> list[Path]:
 def _panel(row: Row) -> tuple[str, ...]:
     """What a panel's networks have in common: all of the identity but ratio and pattern."""
     values = (row.identity[name] for name in PANEL)
-    return tuple("" if value is None else str(value) for value in values)
+    return (*("" if value is None else str(value) for value in values), *names.departures(row.identity))
 
 
-def _title(key: tuple[str, ...], *, with_seed: bool) -> str:
-    value = dict(zip(PANEL, key, strict=True))
+def _title(row: Row, several: list[str]) -> str:
+    """What the networks of a panel are; of seed and teacher only what differs between panels."""
+    value = row.identity
     tuned = f"fine-tuned on {value['objective']} images" if value["objective"] else "not fine-tuned"
-    departures = [
-        f"{name} {value[name]}".replace("_", " ")
-        for name, usual in names.USUAL.items()
-        if value[name] not in ("", str(usual))
-    ]
-    seed = [f"seed {value['seed']}"] if with_seed else []
-    return ", ".join([f"{value['model']} on {value['dataset']}", tuned, *departures, *seed])
+    telling = [f"{name} {value[name]}".replace("_", " ") for name in several if value[name] is not None]
+    return ", ".join([f"{value['model']} on {value['dataset']}", tuned, *names.departures(value), *telling])
 
 
 def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list[str], title: str) -> None:

@@ -27,8 +27,13 @@ IDENTITY = (
     "bits",
     "projection_ratio",
     "seed",
+    "pretrain_objective",
+    "pretrain_epochs",
 )
-NOISE = IDENTITY[3:-1]
+# What of it only a network with noise has.
+NOISE = ("ratio", "pattern", "objective", *names.USUAL)
+# What networks that come from one dense teacher have in common.
+TEACHER = ("model", "dataset", "seed", "pretrain_objective", "pretrain_epochs")
 PROVENANCE = (
     "run_id",
     "parent_run_id",
@@ -36,8 +41,6 @@ PROVENANCE = (
     "git_commit",
     "git_dirty",
     "data_fingerprint",
-    "pretrain_objective",
-    "pretrain_epochs",
     "device",
     "threads",
     "seconds",
@@ -102,16 +105,9 @@ class RobustnessTable:
         return [(row, column) for row in self.rows for column in self.columns if row.cells[column] is None]
 
     def dense_for(self, row: Row) -> Row | None:
-        """The dense network that `row` is compared with: same model, data set and seed."""
-        same = ("model", "dataset", "seed")
-        return next(
-            (
-                dense
-                for dense in self.rows
-                if dense.is_dense and all(dense.identity[name] == row.identity[name] for name in same)
-            ),
-            None,
-        )
+        """The dense network that `row` is compared with: same model, data set, seed and training."""
+        same = {name: row.identity[name] for name in TEACHER}
+        return next((dense for dense in self.rows if dense.is_dense and _is_of(dense.identity, same)), None)
 
     def images(self) -> list[int]:
         """The image counts that occur, ascending: one where the accuracies are comparable."""
@@ -155,10 +151,9 @@ def build_table(
     finished = [run for run in found if run["status"] == FINISHED]
     measured = {name.partition("/")[2] for run in finished for name in run if name.startswith("accuracy/")}
     columns = ("clean", *names.attack_order({*measured, *attacks} - {"clean"}))
-    telling = [
-        name for name in ("model", "dataset", "seed") if len({run[name] for run in found} - {None}) > 1
-    ]
-    return RobustnessTable(columns=columns, rows=tuple(_table_row(run, columns, telling) for run in found))
+    labels = _labels(found)
+    rows = (_table_row(run, columns, label) for run, label in zip(found, labels, strict=True))
+    return RobustnessTable(columns=columns, rows=tuple(rows))
 
 
 def cell(run: Mapping[str, Any], column: str) -> Share | None:
@@ -181,25 +176,40 @@ def _identified(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_of(run: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
-    """Whether `run` is of `network`; what an older run has not recorded is not held against it."""
-    later = ("score", "bits", "projection_ratio")
-    return all(run[name] == value or (name in later and run[name] is None) for name, value in network.items())
+    """Whether `run` is of `network`; what one of them has not recorded is not held against it."""
+    return all(
+        run[name] == value or (name in names.LATER and None in (run[name], value))
+        for name, value in network.items()
+    )
+
+
+def _labels(found: list[dict[str, Any]]) -> list[str]:
+    """The labels of all rows: each says what its network has for itself, no two are the same."""
+    telling = [name for name in TEACHER if len({run[name] for run in found} - {None}) > 1]
+    labels = [names.variant_name(run, telling=telling) for run in found]
+    for label in {label for label in labels if labels.count(label) > 1}:
+        places = [place for place, other in enumerate(labels) if other == label]
+        # the same words for what is not the same: a value that one of them has not recorded
+        apart = [name for name in names.LATER if len({found[place][name] for place in places}) > 1]
+        for place in places:
+            labels[place] = names.variant_name(found[place], telling=[*telling, *apart])
+    return labels
 
 
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
-    """A network without a run: as `one` says; model, data set and seed as in the runs where they agree."""
+    """A network without a run: as `one` says; its teacher as in the runs where they agree."""
     blank: dict[str, Any] = dict.fromkeys((*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "params"))
-    for name in ("model", "dataset", "seed"):
+    for name in TEACHER:
         values = {run[name] for run in tracked}
         blank[name] = values.pop() if len(values) == 1 else None
     return blank | dict(one)
 
 
-def _table_row(run: dict[str, Any], columns: tuple[str, ...], telling: list[str]) -> Row:
+def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row:
     done = run["status"] == FINISHED
     dense = run["defence"] == "dense"
     return Row(
-        label=names.variant_name(run, telling=telling),
+        label=label,
         identity={name: run[name] for name in IDENTITY},
         cells={column: cell(run, column) for column in columns},
         bitops_dense=run["bitops_dense"] if done else None,
@@ -233,10 +243,10 @@ def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:
     text, whole, real = pl.String(), pl.Int64(), pl.Float64()
     schema: dict[str, pl.DataType] = {"label": text}
     schema |= dict.fromkeys(IDENTITY, text) | {"ratio": real, "projection_ratio": real}
-    schema |= dict.fromkeys(("bits", "seed", "images"), whole)
+    schema |= dict.fromkeys(("bits", "seed", "pretrain_epochs", "images"), whole)
     for column in columns:
         schema[f"{column}_correct"] = whole
         schema |= dict.fromkeys((f"{column}_accuracy", f"{column}_low", f"{column}_high"), real)
     schema |= dict.fromkeys((*BITOPS, "reduction_nominal", "reduction_measured", "reduction_paper"), real)
     schema |= dict.fromkeys(PROVENANCE, text) | {"git_dirty": pl.Boolean(), "seconds": real}
-    return schema | dict.fromkeys(("pretrain_epochs", "threads"), whole)
+    return schema | {"threads": whole}

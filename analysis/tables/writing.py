@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from analysis import names
 from analysis.comparison import Share
 from analysis.notes import missing_cells
+from analysis.remedy import Remedy
 from analysis.tables.robustness import MISSING, RobustnessTable, Row
 
 
@@ -71,18 +72,22 @@ def caption(table: RobustnessTable) -> str:
     return " ".join(words)
 
 
-def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str], command: str) -> str:
-    """The table with its caption, the flags and the commands for what is missing."""
+def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str], remedy: Remedy) -> str:
+    """The table with its caption, the flags and what is missing, with the commands for that."""
     lines = [f"# {title}", "", caption(table), ""]
     if flags:
         lines += ["**Caution:**", "", *(f"- {flag}" for flag in flags), ""]
     titles = headings(table)
     lines += [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     lines += [_line([row.label, *(_inline(entry) for entry in cells(table, row))]) for row in table.rows]
-    lacking = missing_cells(table, command)
+    lacking = missing_cells(table)
     if lacking:
-        lines += ["", "Missing numbers and the command that computes them:", ""]
-        lines += [f"- {label}, {column}: `{command}`" for label, column, command in lacking]
+        lines += [
+            "",
+            f"Missing numbers: {remedy}.",
+            "",
+            *(f"- {label}, {column}" for label, column in lacking),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -65,6 +65,16 @@ NOISE = {
     "bits": "4",
     "projection_ratio": "0.25",
 }
+# Runs that were recorded before these were tags have none of them.
+LATER = (
+    "score",
+    "bits",
+    "projection_ratio",
+    "pretrain_objective",
+    "pretrain_epochs",
+    "device",
+    "threads",
+)
 
 
 def noise(*, objective: str = "clean", **where: str) -> dict[str, str]:

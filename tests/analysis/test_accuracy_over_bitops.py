@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_hex
-from recorded_runs import Recorded
+from recorded_runs import DENSE, Recorded, Recorder, noise, read_back
 
 from analysis.figures.accuracy_over_bitops import (
     FORMATS,
@@ -40,6 +40,17 @@ def test_there_is_a_panel_per_objective_with_shared_limits(table: RobustnessTabl
         "small_resnet on digits, fine-tuned on adversarial images",
     ]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_a_panel_is_named_by_what_departs_from_the_usual(recorder: Recorder) -> None:
+    parent = recorder.parent("panels")
+    for tags in (DENSE, noise(ratio="0.9") | {"bits": "3"}, noise(ratio="0.9") | {"bits": ""}):
+        recorder.attack(parent, tags, {"clean": 100, "pgd20": 50})
+    figure = draw(build_table(read_back(recorder, "panels", {}).runs))
+    assert figure is not None
+    titles = {ax.get_title(loc="left") for ax in figure.axes}
+    usual = "small_resnet on digits, fine-tuned on clean images"
+    assert titles == {usual, f"{usual}, bits 3"}
 
 
 def test_points_stand_at_their_numbers(table: RobustnessTable) -> None:

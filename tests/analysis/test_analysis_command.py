@@ -1,33 +1,44 @@
 """`python -m analysis` as a user meets it."""
 
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from recorded_runs import DENSE, IMAGES, Recorded, Recorder, noise
 from typer.testing import CliRunner, Result
 
 from analysis.__main__ import app
 from analysis.current import read_current_set
+from analysis.remedy import remedy_for
 from analysis.runs import find_parent
-from analysis.tables.robustness import IDENTITY
+from analysis.tables.robustness import IDENTITY, NOISE
 
 PARAMS = """
 tracking: {experiment: EXPERIMENT}
 prepare: {dataset: digits, validation_images: 10}
-pretrain: {model: small_resnet, epochs: 1}
+pretrain: {model: small_resnet, epochs: 20}
 distill: {}
 finetune: {ratio: [0.9, 0.99], objective: [clean]}
 attack: {attacks: {fgsm: {kind: fgsm}, pgd20: {kind: pgd}}}
 """
 COUNTS = {"clean": 150, "fgsm": 90, "pgd20": 80}
+SYNC = "`python -m pipeline.tracking sync --params {}` records what the store has already (seconds)"
+ATTACK = "`python -m pipeline.stages.attack --params {}` computes the rest"
+
+
+def dvc_file(folder: Path, params: str, **more: str) -> None:
+    stages = {"prepare": {"cmd": "python -m pipeline.stages.prepare"} | more}
+    stages["attack"] = {"cmd": f"python -m pipeline.stages.attack --params {params} --threads 1"} | more
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "dvc.yaml").write_text("cmd: python -m analysis --params params.yaml")
+    dvc_file(tmp_path, "params.yaml")
     return tmp_path
 
 
@@ -94,9 +105,9 @@ def test_nothing_tracked_is_one_line_and_status_2(here: Path) -> None:
     assert result.exit_code == 2
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
-    assert (
-        line
-        == f"error: nothing is tracked: there is no database {here}/mlflow.db; `dvc repro` runs and tracks"
+    assert line == (
+        f"error: nothing is tracked: there is no database {here}/mlflow.db; "
+        f"{SYNC.format('params.yaml')}, `dvc repro` computes the rest"
     )
     assert sorted(path.name for path in here.iterdir()) == ["dvc.yaml", "params.yaml"]
 
@@ -126,7 +137,8 @@ def test_the_set_of_the_parameter_file_goes_before_newer_ones(here: Path, record
     assert wanted.experiment == "ours"
     assert wanted.attacks == ("fgsm", "pgd20")
     assert [network.get("ratio") for network in wanted.networks] == [None, 0.9, 0.99]
-    assert wanted.networks[1].keys() >= set(IDENTITY) - {"seed"}  # else two networks would be one row
+    for network in wanted.networks:  # all of the identity, so that no other network stands in for one
+        assert network.keys() == set(IDENTITY) - (set(NOISE) if network["defence"] == "dense" else set())
     assert wanted.key is not None
 
     ours = recorder.parent("ours")
@@ -142,7 +154,7 @@ def test_the_set_of_the_parameter_file_goes_before_newer_ones(here: Path, record
     # the network that the file asks for and that nobody has computed is a row of gaps
     assert frame["label"].to_list() == ["Dense teacher", "Ratio 0.9, clean", "Ratio 0.99, clean"]
     assert frame["pgd20_correct"].to_list() == [80, 70, None]
-    assert "3 missing numbers: `dvc repro` computes them" in result.output
+    assert f"3 missing numbers: {SYNC.format('params.yaml')}, `dvc repro` computes the rest" in result.output
     assert "note:" not in result.output
 
 
@@ -152,7 +164,8 @@ def test_another_set_than_the_parameter_file_s_is_announced(here: Path, recorder
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, experiment="changed")
     assert result.exit_code == 0, result.output
     assert "not the numbers of the parameter file as it stands" in result.output
-    assert "`python -m pipeline.tracking sync --params params.yaml`" in " ".join(result.output.split())
+    assert result.output.startswith("caution: ")  # before the numbers
+    assert f"{SYNC.format('params.yaml')}, `dvc repro` computes the rest" in result.output
     assert pl.read_csv(here / "reports/table.csv")["label"].to_list() == ["Dense teacher"]
 
 
@@ -164,7 +177,8 @@ def test_another_set_than_the_parameter_file_s_is_refused_where_that_is_asked_fo
     result = analyse(here, *arguments, experiment="refused")
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()
-    assert "no attack of 'params.yaml' as it stands is tracked" in line
+    assert "the set of 'params.yaml' as it stands is not what is tracked" in line
+    assert f"{SYNC.format('params.yaml')}, `dvc repro` computes the rest" in line
     assert not (here / "reports").exists()
     wanted = read_current_set(here / "params.yaml")
     assert wanted.key is not None
@@ -181,8 +195,64 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, "--out", out)
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()
-    assert out in line
+    assert line.startswith(f"error: --out '{out}': cannot write '")
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_status_2(
+    here: Path, recorder: Recorder, demo: Recorded
+) -> None:
+    (here / "reports" / "table.csv").mkdir(parents=True)
+    result = analyse(here, "--tracking-uri", recorder.tracking_uri)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line == "error: --out 'reports': cannot write 'reports/table.csv': Is a directory"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:////nowhere/mlflow.db",
+        "sqlite:////proc",
+        "mssql://x",  # without its driver
+        "nothing://x",
+    ],
+)
+def test_a_tracking_store_that_cannot_be_opened_is_one_line_and_status_2(
+    here: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyodbc", None)
+    result = analyse(here, "--tracking-uri", uri)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
     assert line.startswith("error: ")
+    assert uri.removeprefix("sqlite:///") in line
+
+
+def test_gaps_in_another_set_are_not_for_the_parameter_file_to_fill(here: Path, recorder: Recorder) -> None:
+    parent = recorder.parent("other-gaps")
+    recorder.attack(parent, DENSE, COUNTS)
+    recorder.attack(parent, noise(ratio="0.5"), {"clean": 150})
+    arguments = ["--tracking-uri", recorder.tracking_uri, "--run", parent]
+    result = analyse(here, *arguments, experiment="other-gaps")
+    assert result.exit_code == 0, result.output
+    assert "Shown is the set that `--run` names" in result.output
+    [line] = [line for line in result.output.splitlines() if "missing numbers" in line]
+    assert line.startswith(f"2 missing numbers: {SYNC.format('FILE')}, {ATTACK.format('FILE')}")
+    assert "dvc repro" not in line
+    assert "dvc repro" not in (here / "reports/table.md").read_text().partition("Missing numbers")[2]
+
+
+def test_a_parameter_file_without_its_data_is_refused_where_the_current_set_is_asked_for(
+    here: Path, recorder: Recorder, demo: Recorded
+) -> None:
+    elsewhere = PARAMS.replace("dataset: digits", "dataset: cifar10, path: nowhere")
+    (here / "elsewhere.yaml").write_text(elsewhere.replace("EXPERIMENT", "demo"))
+    arguments = ["--tracking-uri", recorder.tracking_uri, "--params", "elsewhere.yaml"]
+    result = analyse(here, *arguments, "--current-only")
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert "--current-only: which set 'elsewhere.yaml' is cannot be told: " in line
+    assert "nowhere" in line
 
 
 def test_the_set_that_was_used_last_is_shown(here: Path, recorder: Recorder) -> None:
@@ -196,12 +266,51 @@ def test_the_set_that_was_used_last_is_shown(here: Path, recorder: Recorder) -> 
     assert find_parent(recorder.tracking_uri, "used-last").run_id == newer
 
 
-def test_messages_name_the_pipeline_of_the_parameter_file(here: Path) -> None:
-    (here / "paper").mkdir()
-    (here / "paper" / "params.yaml").write_text(PARAMS)
-    result = analyse(here, "--params", "paper/params.yaml")
-    assert result.exit_code == 2
-    assert "`python -m pipeline.stages.attack --params paper/params.yaml` runs and tracks" in result.stderr
-    (here / "paper" / "dvc.yaml").write_text("cmd: python -m analysis --params paper/params.yaml")
-    result = analyse(here, "--params", "paper/params.yaml")
-    assert "`dvc repro paper/dvc.yaml` runs and tracks" in result.stderr
+def test_a_tag_that_is_no_time_leaves_the_start_of_the_run(recorder: Recorder) -> None:
+    older, newer = recorder.parent("no-time"), recorder.parent("no-time")
+    for parent in (older, newer):
+        recorder.attack(parent, DENSE, COUNTS)
+        recorder.client.set_tag(parent, "last_used_ms", "yesterday")
+    assert find_parent(recorder.tracking_uri, "no-time").run_id == newer
+
+
+def test_messages_name_what_computes_the_parameter_file(here: Path) -> None:
+    paper = here / "paper"
+    paper.mkdir()
+    for name in ("params.yaml", "second set.yaml"):
+        (paper / name).write_text(PARAMS)
+
+    def advice(params: str) -> str:
+        result = analyse(here, "--params", params)
+        assert result.exit_code == 2
+        return result.stderr.strip().partition("; ")[2]
+
+    ours = SYNC.format("paper/params.yaml")
+    attack = f"{ours}, {ATTACK.format('paper/params.yaml')}"
+    repro = f"{ours}, `dvc repro paper/dvc.yaml` computes the rest"
+    assert advice("paper/params.yaml") == attack  # there is no dvc.yaml
+    dvc_file(paper, "paper/params.yaml.old", wdir="..")
+    assert advice("paper/params.yaml") == attack  # it is about another file
+    dvc_file(paper, "paper/params.yaml", wdir="..")
+    assert advice("paper/params.yaml") == repro
+    dvc_file(paper, "params.yaml")
+    assert advice("paper/params.yaml") == repro
+    (paper / "dvc.yaml").write_text("stages: [not, stages]")
+    assert advice("paper/params.yaml") == attack
+    second = "'paper/second set.yaml'"  # a shell must take it for one name
+    assert advice("paper/second set.yaml") == f"{SYNC.format(second)}, {ATTACK.format(second)}"
+
+
+@pytest.mark.parametrize(
+    ("params", "compute"),
+    [
+        ("params.yaml", "dvc repro"),
+        ("paper/params.yaml", "dvc repro paper/dvc.yaml"),
+        ("small/cifar10.yaml", "python -m pipeline.stages.attack --params small/cifar10.yaml"),
+    ],
+)
+def test_the_repository_s_own_parameter_files_have_their_command(
+    monkeypatch: pytest.MonkeyPatch, params: str, compute: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    assert remedy_for(Path(params)).compute == compute

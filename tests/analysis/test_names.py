@@ -45,7 +45,7 @@ def test_headings(column: str, heading: str) -> None:
 
 def run(**columns):
     usual = {"model": "m", "dataset": "d", "defence": "noise_injection", "ratio": None, "pattern": None}
-    return usual | dict.fromkeys(("objective", "seed", *names.USUAL)) | columns
+    return usual | dict.fromkeys(("objective", "seed", *names.USUAL, *names.LATER)) | columns
 
 
 def test_rows_are_dense_then_ratios_then_patterns_ascending_and_clean_before_adversarial() -> None:
@@ -76,6 +76,16 @@ def test_labels_name_what_departs_from_the_usual() -> None:
     departing = run(ratio=0.5, score="signed", bits=8, projection_ratio=0.5)
     assert names.variant_name(departing) == "Ratio 0.5, score signed, bits 8, projection ratio 0.5"
     assert names.variant_name(run(defence="dense", seed=3), telling=["seed"]) == "Dense teacher, seed 3"
+
+
+def test_labels_say_where_an_old_run_has_not_recorded_what_tells_it_from_another() -> None:
+    telling = ["seed", "pretrain_epochs"]
+    known = run(defence="dense", pretrain_epochs=20)
+    assert names.variant_name(known, telling=telling) == "Dense teacher, pretrain epochs 20"
+    assert (
+        names.variant_name(run(defence="dense"), telling=telling)
+        == "Dense teacher, pretrain epochs not recorded"
+    )
 
 
 @pytest.mark.parametrize(

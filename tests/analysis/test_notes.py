@@ -1,6 +1,6 @@
 """What makes rows hard to compare is said."""
 
-from recorded_runs import DENSE, PROTOCOL, Recorded, Recorder, noise, read_back
+from recorded_runs import DENSE, LATER, PROTOCOL, Recorded, Recorder, noise, read_back
 
 from analysis.notes import attack_params, flags
 from analysis.runs import stage_runs
@@ -28,6 +28,23 @@ def test_mixed_commits_data_and_image_counts_are_flagged(recorder: Recorder) -> 
     assert "different test data: ffffffffff (Dense teacher), eeeeeeeeee (Ratio 0.9, clean)" in said
     assert "different numbers of images (Dense teacher: 200; Ratio 0.9, clean: 400)" in said
     assert "uncommitted" not in said
+
+
+def test_rows_of_different_devices_are_flagged(recorder: Recorder) -> None:
+    parent = recorder.parent("devices")
+    recorder.attack(parent, DENSE, COUNTS)
+    recorder.attack(parent, noise(ratio="0.5") | {"device": "cuda", "threads": "8"}, COUNTS)
+    recorder.attack(parent, noise(ratio="0.9") | {"device": "", "threads": ""}, COUNTS)
+    said = flags_of(recorder, "devices")
+    assert "cpu, 2 threads (Dense teacher), cuda (Ratio 0.5, clean)." in said
+    assert "Ratio 0.9" not in said  # nothing is known of it
+
+
+def test_runs_that_have_not_recorded_their_device_have_no_flag(recorder: Recorder) -> None:
+    parent = recorder.parent("no-devices")
+    for tags in (DENSE, noise(ratio="0.9")):
+        recorder.attack(parent, tags | dict.fromkeys(LATER, ""), COUNTS)
+    assert flags_of(recorder, "no-devices") == ""
 
 
 def test_a_dirty_commit_is_flagged(recorder: Recorder) -> None:

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from recorded_runs import DENSE, PROTOCOL, Recorded, Recorder, noise, read_back
+from recorded_runs import DENSE, LATER, PROTOCOL, Recorded, Recorder, noise, read_back
 
 from analysis.notes import flags
 from analysis.report import inline_svg, render, seconds
@@ -62,6 +62,7 @@ def page_of(found: Recorded) -> str:
         attack_runs=found.runs,
         all_runs=stage_runs(found.parent, stage=None),
         flags=flags(table, found.runs, found.parent),
+        command="python -m analysis --params some.yaml",
     )
 
 
@@ -168,8 +169,32 @@ def test_doubts_and_gaps_are_said(recorder: Recorder) -> None:
     assert "Caution" in page.text
     assert "different commits of the code" in page.text
     assert "cccccccccc + changes" in page.text
-    assert "Ratio 0.9, clean, PGD-20: dvc repro computes it" in page.text
-    assert "<code>dvc repro</code>" in text
+    assert "Ratio 0.9, clean, PGD-20" in page.text
+    sync, compute = (
+        "<code>python -m pipeline.tracking sync --params params.yaml</code>",
+        "<code>dvc repro</code>",
+    )
+    assert text.index(sync) < text.index(compute)  # the fast one first
+    assert "<code>python -m analysis --params some.yaml</code>" in text
+
+
+def test_teacher_and_device_are_part_of_the_origin(recorder: Recorder) -> None:
+    parent = recorder.parent("origin")
+    recorder.stage(parent, "pretrain", device="cuda", threads="3")
+    tags = {"pretrain_objective": "clean", "pretrain_epochs": "7", "threads": "1"}
+    recorder.attack(parent, DENSE | tags, {"clean": 150})
+    text = Page(page_of(read_back(recorder, "origin", {}))).text
+    origin = text[text.index("Where the numbers") :]
+    assert "small_resnet on digits, seed 0: trained on clean images, number of epochs: 7" in origin
+    assert "cpu, 1 thread 2.5 s" in origin
+    assert "cuda 2.5 s" in origin
+
+
+def test_what_older_runs_have_not_recorded_is_called_that(recorder: Recorder) -> None:
+    recorder.attack(recorder.parent("unrecorded"), DENSE | dict.fromkeys(LATER, ""), {"clean": 150})
+    text = Page(page_of(read_back(recorder, "unrecorded", {}))).text
+    assert "not recorded 2.5 s" in text
+    assert "trained on" not in text
 
 
 def test_a_table_without_noise_has_no_figure(recorder: Recorder) -> None:

@@ -4,9 +4,10 @@ import io
 
 import polars as pl
 import pytest
-from recorded_runs import DENSE, IMAGES, Recorded, Recorder, noise, read_back
+from recorded_runs import DENSE, IMAGES, LATER, Recorded, Recorder, noise, read_back
 
 from analysis.notes import missing_cells
+from analysis.remedy import DEFAULT
 from analysis.tables.robustness import build_table
 from analysis.tables.writing import accuracy_cell, cells, headings, to_markdown
 
@@ -82,6 +83,57 @@ def test_the_dense_teacher_of_the_same_network_is_the_comparison(recorder: Recor
     assert [table.dense_for(row) for row in table.rows[2:]] == [table.rows[1], None]
 
 
+def test_networks_of_different_teachers_are_told_apart_and_not_compared(recorder: Recorder) -> None:
+    parent = recorder.parent("two-teachers")
+    other = {"pretrain_objective": "clean", "pretrain_epochs": "7"}
+    for tags in (DENSE, DENSE | other, noise(ratio="0.9") | other):
+        recorder.attack(parent, tags, {"clean": 100})
+    table = build_table(read_back(recorder, "two-teachers", {}).runs)
+    assert [row.label for row in table.rows] == [
+        "Dense teacher, pretrain objective adversarial, pretrain epochs 20",
+        "Dense teacher, pretrain objective clean, pretrain epochs 7",
+        "Ratio 0.9, clean, pretrain objective clean, pretrain epochs 7",
+    ]
+    assert table.dense_for(table.rows[2]) is table.rows[1]
+
+
+def test_variants_that_differ_in_score_or_approximation_are_told_apart(recorder: Recorder) -> None:
+    parent = recorder.parent("variants")
+    differing = ({}, {"score": "signed"}, {"bits": "3"}, {"projection_ratio": "0.5"})
+    for tags in differing:
+        recorder.attack(parent, noise(ratio="0.9") | tags, {"clean": 100})
+    labels = {row.label for row in build_table(read_back(recorder, "variants", {}).runs).rows}
+    assert labels == {"Dense teacher", "Ratio 0.9, clean"} | {
+        f"Ratio 0.9, clean, {departure}" for departure in ("score signed", "bits 3", "projection ratio 0.5")
+    }
+
+
+def test_runs_from_before_a_tag_are_the_networks_that_are_expected(recorder: Recorder) -> None:
+    parent = recorder.parent("before-the-tags")
+    none = dict.fromkeys(LATER, "")
+    recorder.attack(parent, DENSE | none, {"clean": 100})
+    recorder.attack(parent, noise(ratio="0.9") | none, {"clean": 90})
+    runs = read_back(recorder, "before-the-tags", {}).runs
+    assert runs.select(LATER).row(0) == (None,) * len(LATER)
+    teacher = {"pretrain_objective": "adversarial", "pretrain_epochs": 20}
+    expected = [
+        {"defence": "dense"} | teacher,
+        {"defence": "noise_injection", "ratio": 0.9, "score": "magnitude", "bits": 4} | teacher,
+    ]
+    table = build_table(runs, expected=expected)
+    assert [row.label for row in table.rows] == ["Dense teacher", "Ratio 0.9, clean"]
+    assert table.dense_for(table.rows[1]) is table.rows[0]
+
+
+def test_two_rows_never_have_the_same_label(recorder: Recorder) -> None:
+    """An old run that has not recorded its bits, beside one that has."""
+    parent = recorder.parent("old-and-new")
+    for bits in ("", "4"):
+        recorder.attack(parent, noise(ratio="0.9") | {"bits": bits}, {"clean": 100})
+    labels = [row.label for row in build_table(read_back(recorder, "old-and-new", {}).runs).rows]
+    assert sorted(labels[1:]) == ["Ratio 0.9, clean, bits 4", "Ratio 0.9, clean, bits not recorded"]
+
+
 def test_missing_numbers_are_missing_and_say_what_computes_them(recorder: Recorder) -> None:
     parent = recorder.parent("gaps")
     recorder.attack(parent, noise(ratio="0.9"), {"clean": 150, "pgd20": 90})
@@ -103,11 +155,12 @@ def test_missing_numbers_are_missing_and_say_what_computes_them(recorder: Record
     assert shown[1][:2] == ["75.0", "missing"]
     assert shown[2][:2] == ["75.0", "45.0"]
     assert shown[3][:3] == shown[4][:3] == ["missing"] * 3
-    gaps = missing_cells(table, "dvc repro")
+    gaps = missing_cells(table)
     assert len(gaps) == len(table.missing) == 7
-    assert ("Ratio 0.5, clean", "PGD-20", "dvc repro") in gaps
-    text = to_markdown(table, title="t", flags=[], command="dvc repro")
-    assert "- Ratio 0.5, clean, PGD-20: `dvc repro`" in text
+    assert ("Ratio 0.5, clean", "PGD-20") in gaps
+    text = to_markdown(table, title="t", flags=[], remedy=DEFAULT)
+    assert "- Ratio 0.5, clean, PGD-20\n" in text
+    assert text.index("tracking sync --params params.yaml") < text.index("`dvc repro`")
     assert table.to_polars().filter(pl.col("label") == "Ratio 0.99")["clean_accuracy"].to_list() == [None]
 
 
@@ -159,9 +212,9 @@ def test_the_markdown_table_is_rectangular(demo: Recorded) -> None:
     table = build_table(demo.runs)
     lines = [
         line
-        for line in to_markdown(table, title="t", flags=["f"], command="dvc repro").splitlines()
+        for line in to_markdown(table, title="t", flags=["f"], remedy=DEFAULT).splitlines()
         if line.startswith("|")
     ]
     assert len(lines) == 2 + len(LABELS)
     assert {line.count("|") for line in lines} == {len(headings(table)) + 1}
-    assert "200 test images" in to_markdown(table, title="t", flags=[], command="dvc repro")
+    assert "200 test images" in to_markdown(table, title="t", flags=[], remedy=DEFAULT)

@@ -6,9 +6,9 @@ import pytest
 
 from analysis.comparison import Share, difference
 from analysis.summary import Summary, attack_pair, summarise
-from analysis.tables.robustness import PROVENANCE, RobustnessTable, Row
+from analysis.tables.robustness import IDENTITY, PROVENANCE, RobustnessTable, Row
 
-NOBODY = dict.fromkeys(("ratio", "pattern", "objective", "target", "randomize", "selection"))
+NOBODY = dict.fromkeys(IDENTITY)
 
 
 def row(

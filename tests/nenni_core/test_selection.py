@@ -13,7 +13,7 @@ from nenni_core.selection import (
     largest_per_group,
     largest_per_row,
     select_essential,
-    select_noise_bits,
+    select_essential_integers,
     selection_network,
     sorting_network,
 )
@@ -97,9 +97,9 @@ def test_exactly_the_configured_count_is_kept(scores, ratio, score, target) -> N
 def test_integer_masks_equal_the_boolean_ones(scores, choice, score, target, dtype) -> None:  # type: ignore[no-untyped-def]
     injection = Injection(**choice, score=score, target=target)
     values = (torch.from_numpy(scores) + 0.0).to(dtype)
-    bits = select_noise_bits(values, injection)
-    assert set(bits.unique().tolist()) <= {-1, 0}
-    assert torch.equal(bits == 0, select_essential(values, injection))
+    integers = select_essential_integers(values, injection)
+    assert set(integers.unique().tolist()) <= {0, 1}
+    assert torch.equal(integers == 1, select_essential(values, injection))
 
 
 @pytest.mark.parametrize("length", range(1, 17))

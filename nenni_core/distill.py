@@ -54,7 +54,8 @@ def distill(
 ) -> list[LayerQuality]:
     """Fit W~ and b~ of every injected layer to the dense layer's output, then round them.
 
-    Each layer learns on its own true input: one forward pass of the dense network serves all layers.
+    Each layer learns on its own true input: one forward pass of the dense network serves all layers. With
+    `quantize_projected` the fixed-point format of P x is the best one for the first batch.
 
     Args:
         model: an injected model; its approximation is replaced in place.
@@ -191,7 +192,11 @@ def _features(layer: NoisyLayer, index: int, x: Tensor) -> Float[Tensor, "groups
 def _measure(
     model: nn.Module, layers: dict[str, NoisyLayer], data: "_Images", on_progress: ProgressCallback
 ) -> dict[str, list[Moments]]:
-    """One pass of the dense network; also fixes the format of P x if that is rounded."""
+    """One pass of the dense network; also fixes the format of P x if that is rounded.
+
+    The format is fitted to the first batch alone: the moments of the rounded P x, which this same pass
+    sums, need it from the first batch on. Larger values of later batches saturate.
+    """
     moments = {
         name: [Moments(layer.groups, layer.rank, layer.weight.shape[0] // layer.groups) for _ in layer.signs]
         for name, layer in layers.items()
@@ -237,9 +242,7 @@ def _descend(
     """Momentum SGD on (1/positions) ||z - W~ P x - b~||^2, all layers in one pass."""
     groups: list[dict[str, Any]] = []
     for name, layer in layers.items():
-        power = float(
-            torch.stack([m.yy.diagonal(dim1=1, dim2=2).sum(1).max() / m.count for m in moments[name]]).max()
-        )
+        power = max(float(moment.power_y.sum(1).max()) for moment in moments[name])
         groups.append({"params": [layer.approx_weight, layer.approx_bias], "lr": learning_rate / (1 + power)})
     parameters = [parameter for group in groups for parameter in group["params"]]
     wanted = [parameter.requires_grad for parameter in parameters]

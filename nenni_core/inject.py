@@ -26,6 +26,11 @@ def inject(
     as the Johnson-Lindenstrauss estimate of each layer: call `distill` next. Parameters keep their
     names, so that a state dict of the dense model still fits (`strict=False`).
 
+    A state dict holds tensors only. To rebuild the model from it, keep `dataclasses.asdict(injection)`,
+    `linear` and `skip` beside it, and the changes made by `set_injection`: with another ratio, pattern,
+    selection or number of bits the state loads too, and the model computes something else. (The seed may
+    differ: the projections are part of the state.)
+
     Args:
         model: any module with `nn.Conv2d` layers (grouped, dilated and strided ones included).
         injection: what is injected where.

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from nenni_core.errors import InputError, unknown_choice
@@ -146,6 +147,7 @@ class Injection:
         return self.pattern if self.pattern is not None else f"{float(_exact(self.ratio) * 100):g}%"
 
 
+@lru_cache  # asked for by every layer in every pass
 def _exact(ratio: float | None) -> Fraction:
     assert ratio is not None, "a pattern has no ratio"
     return Fraction(str(ratio))

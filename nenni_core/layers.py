@@ -6,7 +6,7 @@ to the bit.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from nenni_core.errors import InputError
 from nenni_core.injection import Injection
-from nenni_core.mixing import mix, mix_bits
+from nenni_core.mixing import mix, mix_integers
 from nenni_core.projection import draw_signs, projection_matrix, projection_rank, projection_scale
 from nenni_core.quantize import best_exponent, fixed_point
 from nenni_core.randomness import NoiseStream, make_generator
-from nenni_core.selection import select_essential, select_noise_bits
+from nenni_core.selection import select_essential, select_essential_integers
 
 MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
 
@@ -29,6 +29,13 @@ MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
 def _has_fast_integers(values: Tensor) -> bool:
     """Whether masks are better integers than booleans: on a CPU, where only those are vectorised."""
     return values.device.type == "cpu"
+
+
+def _values(tensors: Sequence[Tensor]) -> list[bytes]:
+    """The bytes of those tensors that are on the CPU: an order faster to compare than by `torch.equal`."""
+    return [
+        t.detach().contiguous().view(torch.uint8).numpy().tobytes() for t in tensors if t.device.type == "cpu"
+    ]
 
 
 class NoisyLayer(nn.Module):
@@ -58,7 +65,7 @@ class NoisyLayer(nn.Module):
         self.layer_name = name
         self.is_dense = False
         self.mask_observer: MaskObserver | None = None
-        self._kernels: dict[int, tuple[Any, list[Tensor], tuple[Tensor, Tensor]]] = {}
+        self._kernels: dict[int, tuple[Any, list[bytes], tuple[Tensor, Tensor]]] = {}
         if injection.is_random:
             self.noise_stream = NoiseStream(injection.seed, "inference")
             self._held: tuple[NoiseStream, int, Any] | None = None
@@ -172,10 +179,11 @@ class NoisyLayer(nn.Module):
             )
         scores = z_approx.movedim(self.channel_axis, -1)
         if _has_fast_integers(z_approx):
-            noise = select_noise_bits(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
+            chosen = select_essential_integers(scores, self.injection, self.threshold)
+            chosen = chosen.movedim(-1, self.channel_axis)
             if observer is not None:
-                observer(noise == 0)
-            return mix_bits(noise, self.precise(x), z_approx)
+                observer(chosen == 1)
+            return mix_integers(chosen, self.precise(x), z_approx)
         mask = select_essential(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
         if observer is not None:
             observer(mask)
@@ -252,10 +260,10 @@ class NoisyLayer(nn.Module):
         ]
         # replicas of `DataParallel` share this dictionary and may reuse each other's memory
         may_keep = not trains and dither is None and not getattr(self, "_is_replica", False)
-        version = [(t.data_ptr(), t._version) for t in parameters]
+        version = [(t.data_ptr(), t._version) for t in parameters], self.weight.stride()
         if may_keep and index in self._kernels:
             known_version, known_values, folded = self._kernels[index]
-            if version == known_version and all(map(torch.equal, known_values, parameters)):
+            if version == known_version and known_values == _values(parameters):
                 return folded
         weight, bias = self.rounded_parameters(index, dither)
         grouped = weight.reshape(self.groups, -1, self.rank)
@@ -267,9 +275,21 @@ class NoisyLayer(nn.Module):
         if kernel.dim() == 4 and self.weight.is_contiguous(memory_format=torch.channels_last):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
         if may_keep and not torch.is_inference_mode_enabled():
-            values = [t.detach().clone() for t in parameters] if kernel.device.type == "cpu" else []
-            self._kernels[index] = version, values, (kernel, bias)
+            self._kernels[index] = version, _values(parameters), (kernel, bias)
         return kernel, bias
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """As every module does, but say which settings do not fit instead of naming the shapes of buffers."""
+        for buffer, fields in (("signs", "projection_ratio, randomize or bank_size"),
+                               ("weight_exponent", "scale")):  # fmt: skip
+            saved, own = state_dict.get(prefix + buffer), getattr(self, buffer)
+            if saved is not None and saved.shape != own.shape:
+                raise InputError(
+                    f"the state of layer {self.layer_name!r} is of a model injected with another {fields} "
+                    f"({buffer} {tuple(saved.shape)}, here {tuple(own.shape)}), or of another layer; "
+                    "inject with the settings that it was saved with"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def train(self, mode: bool = True) -> "NoisyLayer":
         """Set the mode as every module does, and forget kernels kept for the other parameters."""

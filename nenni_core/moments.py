@@ -6,14 +6,17 @@ from torch import Tensor
 
 from nenni_core.layers import NoisyLayer
 
-_ROUNDING = 1e-6  # products of float32: a smaller share of a second moment is no variance
+_ROUNDING = 1e-12  # of float32 values, squared: a smaller share of a second moment is no variance
 
 
 class Moments:
-    """Sums over positions of y, z, y y^T, z y^T and z^2, in float64, per group of a layer.
+    """First and second moments over positions of y and z, per group of a layer.
 
     With them the mean squared error of *any* z_approx = W~ y + b~ on the data is a closed form, so that
     neither the optimum nor the quality of a rounded solution needs a second pass.
+
+    Sums are taken relative to the first batch's means: products of float32 numbers whose mean is large
+    against their spread would have no correct digit of the variance.
     """
 
     def __init__(self, groups: int, rank: int, outputs: int) -> None:
@@ -21,8 +24,9 @@ class Moments:
             return torch.zeros(*shape, dtype=torch.float64)
 
         self.count = 0
-        self.y, self.z = zeros(groups, rank), zeros(groups, outputs)
-        self.yy, self.zy, self.zz = (
+        self._origin_y, self._origin_z = torch.zeros(groups, rank), torch.zeros(groups, outputs)
+        self._y, self._z = zeros(groups, rank), zeros(groups, outputs)
+        self._yy, self._zy, self._zz = (
             zeros(groups, rank, rank),
             zeros(groups, outputs, rank),
             zeros(groups, outputs),
@@ -33,23 +37,41 @@ class Moments:
     ) -> None:
         """Count a batch in; products are formed in float32 and summed in float64."""
         y, z = y.float(), z.float()
+        if self.count == 0 and y.shape[1] > 0:
+            self._origin_y, self._origin_z = y.mean(1), z.mean(1)
         self.count += y.shape[1]
+        y, z = y - self._origin_y.to(y.device).unsqueeze(1), z - self._origin_z.to(z.device).unsqueeze(1)
         for total, part in (
-            (self.y, y.sum(1)),
-            (self.z, z.sum(1)),
-            (self.yy, y.transpose(1, 2) @ y),
-            (self.zy, z.transpose(1, 2) @ y),
-            (self.zz, z.square().sum(1)),
+            (self._y, y.sum(1)),
+            (self._z, z.sum(1)),
+            (self._yy, y.transpose(1, 2) @ y),
+            (self._zy, z.transpose(1, 2) @ y),
+            (self._zz, z.square().sum(1)),
         ):
             total += part.cpu().double()
 
+    @property
+    def mean_y(self) -> Float[Tensor, "groups rank"]:
+        """Means of the projected inputs."""
+        return self._origin_y.cpu().double() + self._y / self.count
+
+    @property
+    def mean_z(self) -> Float[Tensor, "groups outputs"]:
+        """Means of the outputs."""
+        return self._origin_z.cpu().double() + self._z / self.count
+
+    @property
+    def power_y(self) -> Float[Tensor, "groups rank"]:
+        """Mean squares of the projected inputs."""
+        return self._centred()[0].diagonal(dim1=1, dim2=2) + self.mean_y.square()
+
     def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
         """Covariances of (y, y) and (z, y), and the variances of z."""
-        y, z = self.y / self.count, self.z / self.count
+        y, z = self._y / self.count, self._z / self.count
         return (
-            self.yy / self.count - y.unsqueeze(2) * y.unsqueeze(1),
-            self.zy / self.count - z.unsqueeze(2) * y.unsqueeze(1),
-            self.zz / self.count - z.square(),
+            self._yy / self.count - y.unsqueeze(2) * y.unsqueeze(1),
+            self._zy / self.count - z.unsqueeze(2) * y.unsqueeze(1),
+            self._zz / self.count - z.square(),
         )
 
     def solve(self, ridge: float) -> tuple[Float[Tensor, "outputs rank"], Float[Tensor, " outputs"]]:
@@ -60,11 +82,11 @@ class Moments:
         """
         yy, zy, _ = self._centred()
         scale = yy.diagonal(dim1=1, dim2=2).mean(dim=1)
-        dead = scale <= _ROUNDING * (self.yy.diagonal(dim1=1, dim2=2).mean(dim=1) / self.count)
+        dead = scale <= _ROUNDING * self.power_y.mean(dim=1)
         damping = torch.where(dead, torch.ones_like(scale), ridge * scale)  # constants explain nothing
         damped = yy + damping[:, None, None] * torch.eye(yy.shape[1], dtype=torch.float64)
         weight = torch.linalg.solve(damped, zy, left=False)
-        bias = (self.z - (weight @ self.y.unsqueeze(2)).squeeze(2)) / self.count
+        bias = self.mean_z - (weight @ self.mean_y.unsqueeze(2)).squeeze(2)
         return weight.flatten(0, 1).float(), bias.flatten().float()
 
     def normalised_error(
@@ -78,9 +100,9 @@ class Moments:
         groups = yy.shape[0]
         w = weight.detach().cpu().double().reshape(groups, -1, yy.shape[1])
         b = bias.detach().cpu().double().reshape(groups, -1)
-        offset = self.z / self.count - (w @ (self.y / self.count).unsqueeze(2)).squeeze(2) - b
+        offset = self.mean_z - (w @ self.mean_y.unsqueeze(2)).squeeze(2) - b
         error = zz - 2 * (w * zy).sum(2) + ((w @ yy) * w).sum(2) + offset.square()
-        variance, power = zz.sum(), self.zz.sum() / self.count
+        variance, power = zz.sum(), (zz + self.mean_z.square()).sum()
         reference = variance if variance > _ROUNDING * power else power
         return float(error.sum().clamp_min(0) / reference) if reference > 0 else float(error.sum() > 0)
 

@@ -19,11 +19,14 @@ from nenni_core.injection import Injection, Pattern
 NETWORK_LIMIT = 16
 """Rows up to this length are ordered by a sorting network, whose comparisons run over all rows at once."""
 
-_MAGNITUDE_BITS = {
-    torch.float64: (torch.int64, 0x7FFFFFFFFFFFFFFF),
-    torch.float32: (torch.int32, 0x7FFFFFFF),
-    torch.bfloat16: (torch.int16, 0x7FFF),
-    torch.float16: (torch.int16, 0x7FFF),
+BLOCK = 1 << 17
+"""Values that are partitioned at a time: half a megabyte of float32, a part of a core's cache."""
+
+_INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
 }
 
 
@@ -38,11 +41,7 @@ def select_essential(
     `target="essential"` as many outputs are kept, but the smallest ones. `threshold` is read only with
     `selection="threshold"`.
     """
-    scores = z_approx.detach()
-    if scores.dtype != torch.float64:
-        scores = scores.float()
-    if injection.score == "magnitude":
-        scores = scores.abs()
+    scores = _scores(z_approx, injection)
     invert = injection.target == "essential"
     if injection.selection == "threshold":
         assert threshold is not None, "the layer has checked that it is calibrated"
@@ -62,45 +61,55 @@ def select_essential(
     return mask.reshape(scores.shape)
 
 
-def select_noise_bits(
+def _scores(z_approx: Tensor, injection: Injection) -> Tensor:
+    """What neurons are selected by, in single precision at least."""
+    scores = z_approx.detach()
+    if scores.dtype != torch.float64:
+        scores = scores.float()
+    return scores.abs() if injection.score == "magnitude" else scores
+
+
+def select_essential_integers(
     z_approx: Float[Tensor, "batch *position channels"],
     injection: Injection,
     threshold: Float[Tensor, ""] | None = None,
 ) -> Int[Tensor, "batch *position channels"]:
-    """`select_essential` for the CPU, as integers of the scores' width: all bits set means noise.
+    """`select_essential` for the CPU, as integers of the scores' width: 1 where essential, 0 where noise.
 
-    PyTorch's operations with boolean masks are not vectorised on the CPU; integer ones are. Floating-point
-    magnitudes are ordered like their bit patterns, and the sign bit of a difference is a comparison.
+    PyTorch's operations with boolean masks are not vectorised on the CPU; those whose result has the type
+    of their operands are. Floating-point magnitudes are ordered like their bit patterns.
     """
-    z_approx = z_approx.detach()
-    integer, magnitude = _MAGNITUDE_BITS[z_approx.dtype]
-    if injection.selection != "top_k" or injection.score != "magnitude":
-        return select_essential(z_approx, injection, threshold).to(integer).sub_(1)
-    keys = z_approx.view(integer) & magnitude
-    invert = injection.target == "essential"
+    integer = _INTEGERS[z_approx.dtype]
+    if injection.selection == "threshold":
+        assert threshold is not None, "the layer has checked that it is calibrated"
+        scores = _scores(z_approx, injection)
+        compare = torch.le if injection.target == "essential" else torch.gt
+        return compare(scores, threshold, out=torch.empty_like(scores)).to(integer)
+    if injection.score != "magnitude":
+        return select_essential(z_approx, injection).to(integer)
+    bits = z_approx.detach().view(integer)
     kept_of: Callable[[int], int]
     if injection.pattern is not None:
         pattern = Pattern.parse(injection.pattern)
-        rows, group, kept_of = keys.reshape(-1, keys.shape[-1]), pattern.group, pattern.kept
+        rows, group, kept_of = bits.reshape(-1, bits.shape[-1]), pattern.group, pattern.kept
     else:
-        rows = keys.reshape(len(keys), -1)
+        rows = bits.reshape(len(bits), -1)
         group, kept_of = rows.shape[1], injection.kept
 
-    def noise(part: Tensor) -> Tensor:
+    def essential(part: Tensor) -> Tensor:
         size = part.shape[1]
-        kept = kept_of(size)
-        return (
-            _below_the_largest(part, size - kept).bitwise_not_() if invert else _below_the_largest(part, kept)
-        )
+        if injection.target == "essential":
+            return _mark_largest(part, size - kept_of(size)).bitwise_xor_(1)
+        return _mark_largest(part, kept_of(size))
 
-    return _by_group(rows, group, noise).view(z_approx.shape)
+    return _by_group(rows, group, essential).view(z_approx.shape)
 
 
 def largest_per_row(scores: Float[Tensor, "rows length"], keep: int) -> Bool[Tensor, "rows length"]:
     """Exactly the `keep` largest scores of each row; among equal ones the lower index wins."""
     if keep <= 0 or keep >= scores.shape[1]:
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    smallest_kept = _kth_largest(scores.clone(), keep)
+    smallest_kept = _kth_largest(scores, keep)
     above = scores > smallest_kept
     tied = scores == smallest_kept
     return above | (tied & (tied.cumsum(dim=1) <= keep - above.sum(dim=1, keepdim=True)))
@@ -131,7 +140,7 @@ def _by_group(
 
 
 def _kth_largest(values: Shaped[Tensor, "rows length"], k: int) -> Shaped[Tensor, "rows 1"]:
-    """The `k`-th largest value of each row; `values` may come back reordered."""
+    """The `k`-th largest value of each row."""
     length = values.shape[1]
     if length <= NETWORK_LIMIT:
         columns = [values[:, i].contiguous() for i in range(length)]
@@ -148,17 +157,27 @@ def _kth_largest(values: Shaped[Tensor, "rows length"], k: int) -> Shaped[Tensor
 
 
 def _partitioned(rows: np.ndarray, position: int) -> Shaped[Tensor, "rows 1"]:
-    """The value at `position` of each row in ascending order; reorders `rows`.
+    """The value at `position` of each row in ascending order.
 
-    NumPy's introselect is several times faster than `torch.kthvalue`, and in place it does not hold the
-    interpreter lock, so that the cores share the rows.
+    NumPy's introselect is several times faster than `torch.kthvalue`. It reorders a copy of a few rows at a
+    time, which stays in the cache and does not hold the interpreter lock.
     """
-    workers = min(torch.get_num_threads(), len(rows))
-    if workers > 1 and rows.size > 1 << 16:
-        list(_pool(workers).map(lambda part: part.partition(position, axis=1), np.array_split(rows, workers)))
+    values = np.empty((len(rows), 1), rows.dtype)
+    step = max(1, BLOCK // rows.shape[1])
+
+    def select(start: int) -> None:
+        block = rows[start : start + step].copy()
+        block.partition(position, axis=1)
+        values[start : start + step, 0] = block[:, position]
+
+    starts = range(0, len(rows), step)
+    workers = min(torch.get_num_threads(), len(starts))
+    if workers > 2:  # with two, OpenMP's idle thread occupies the second core and nothing is gained
+        list(_pool(workers).map(select, starts))
     else:
-        rows.partition(position, axis=1)
-    return torch.from_numpy(rows[:, position, None].copy())
+        for start in starts:
+            select(start)
+    return torch.from_numpy(values)
 
 
 @cache
@@ -197,18 +216,19 @@ def selection_network(length: int, k: int) -> tuple[tuple[int, int, bool, bool],
     return tuple(reversed(parts))
 
 
-def _below_the_largest(keys: Int[Tensor, "rows length"], keep: int) -> Int[Tensor, "rows length"]:
-    """-1 for all but the `keep` largest non-negative keys of each row, 0 for those."""
-    length = keys.shape[1]
+def _mark_largest(bits: Int[Tensor, "rows length"], keep: int) -> Int[Tensor, "rows length"]:
+    """1 for the `keep` largest magnitudes of each row, 0 for the others; of numbers given as their bits."""
+    length = bits.shape[1]
     if keep <= 0 or keep >= length:
-        return torch.full_like(keys, 0 if keep > 0 else -1)
-    scratch = keys.clone()
-    smallest_kept = _kth_largest(scratch, keep)
-    bits = torch.sub(keys, smallest_kept, out=scratch).bitwise_right_shift_(torch.iinfo(keys.dtype).bits - 1)
-    beyond = bits.sum(dim=1, dtype=torch.int32) + (length - keep)  # ties that are kept but should not be
-    rows = beyond.nonzero().flatten()
+        return torch.full_like(bits, int(keep > 0))
+    magnitude = torch.iinfo(bits.dtype).max  # all bits but the sign
+    marks = bits & magnitude
+    smallest_kept = _kth_largest(marks, keep)
+    marks.ge_(smallest_kept)
+    surplus = marks.sum(dim=1, dtype=torch.int32) - keep  # ties that are kept but should not be
+    rows = surplus.nonzero().flatten()
     if len(rows) > 0:
-        tied = keys[rows] == smallest_kept[rows]
-        last = tied.sum(dim=1, keepdim=True) - beyond[rows].unsqueeze(1)
-        bits[rows] -= (tied & (tied.cumsum(dim=1) > last)).to(bits.dtype)
-    return bits
+        tied = (bits[rows] & magnitude) == smallest_kept[rows]
+        last = tied.sum(dim=1, keepdim=True) - surplus[rows].unsqueeze(1)
+        marks[rows] -= (tied & (tied.cumsum(dim=1) > last)).to(marks.dtype)
+    return marks

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 3, "finetune": 3, "attack": 2}
+VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 2}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 

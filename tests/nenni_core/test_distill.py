@@ -14,6 +14,7 @@ from nenni_core import (
     mask_densities,
 )
 from nenni_core.injection import Injection
+from nenni_core.moments import Moments
 
 
 def small_network(groups: int = 1) -> nn.Module:
@@ -211,6 +212,48 @@ def test_distillation_leaves_frozen_layers_frozen_and_noise_where_it_was(network
     assert not noisy[1].training
     assert noisy[0].training
     assert torch.equal(noisy[0].noise_stream.generator.get_state(), state)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_moments_keep_their_precision_where_the_mean_is_large(mean: float) -> None:
+    """Against ordinary least squares in float64 on the same numbers; the second batch's mean has moved."""
+    generator = torch.Generator().manual_seed(0)
+    y = mean + torch.randn(2, 1, 500, 5, generator=generator)
+    y[1] += 3
+    mixing = torch.randn(5, 4, generator=generator)
+    z = y @ mixing + 0.5 * torch.randn(2, 1, 500, 4, generator=generator)
+    moments = Moments(groups=1, rank=5, outputs=4)
+    for batch in range(2):
+        moments.add(y[batch], z[batch])
+    inputs, outputs = y.double().flatten(0, 2), z.double().flatten(0, 2)
+    centred = outputs - outputs.mean(0)
+    expected = torch.linalg.lstsq(inputs - inputs.mean(0), centred).solution.T
+    weight, bias = moments.solve(ridge=0.0)
+    assert torch.allclose(weight.double(), expected, atol=1e-5)
+    offsets = outputs.mean(0) - expected @ inputs.mean(0)
+    assert torch.allclose(bias.double(), offsets, rtol=1e-6, atol=1e-5 * (1 + mean))
+    residual = (outputs - inputs @ weight.double().T - bias.double()).square().sum()
+    assert moments.normalised_error(weight, bias) == pytest.approx(
+        (residual / centred.square().sum()).item(), rel=1e-4
+    )
+
+
+def test_one_image_is_enough_for_a_model_in_training_mode() -> None:
+    """Batch norm over single values cannot train on it, but to look at a model is not to train it."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8)
+    ).train()
+    noisy = inject(model, Injection(ratio=0.5, selection="threshold"))
+    [image] = batches(1, size=1)
+    with pytest.raises(InputError, match="has no threshold"):
+        noisy(image)
+    [quality] = distill(noisy, [image])
+    calibrate(noisy, [image])
+    assert 0 <= quality.nmse <= 1
+    assert mask_densities(noisy, [image])["0"] == pytest.approx(0.5, abs=0.01)
+    assert noisy[3].num_batches_tracked == 0
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # as the dense model says
+        noisy(image)
 
 
 def test_labelled_batches_are_understood_and_generators_refused(network: nn.Module) -> None:

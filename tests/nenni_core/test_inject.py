@@ -1,14 +1,27 @@
 """Injecting into models of any origin, and the errors for those that cannot be."""
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from nenni_core import Injection, InputError, dense_mode, inject, injected_layers, set_injection
+from nenni_core import (
+    Injection,
+    InputError,
+    calibrate,
+    dense_mode,
+    distill,
+    inject,
+    injected_layers,
+    set_injection,
+)
 from nenni_core.layers import NoisyConv2d, NoisyLinear
 
 
@@ -97,6 +110,37 @@ def test_the_same_seed_builds_the_same_model_and_the_state_rebuilds_it(model: Bl
     assert not torch.equal(first(X), other(X))
     other.load_state_dict(first.state_dict())
     assert torch.equal(first(X), other(X))
+
+
+def test_a_saved_state_and_its_settings_rebuild_the_model(model: Block, tmp_path: Path) -> None:
+    injection = Injection(
+        ratio=0.7, bits=6, projection_ratio=0.5, scale="per_channel", selection="threshold", seed=3
+    )
+    noisy = inject(model, injection, skip=["stem.0"])
+    distill(noisy, [X])
+    calibrate(noisy, [X])
+    state = {name: value.clone() for name, value in noisy.state_dict().items()}  # shared layers apart
+    save_file(state, tmp_path / "weights.safetensors")
+    (tmp_path / "injection.json").write_text(json.dumps(asdict(injection)))
+
+    settings = Injection(**json.loads((tmp_path / "injection.json").read_text()))
+    rebuilt = inject(Block(), settings, skip=["stem.0"]).eval()
+    rebuilt.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(rebuilt(X), noisy(X))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"projection_ratio": 0.5}, "another projection_ratio"),
+        ({"randomize": "bank", "bank_size": 2}, "randomize or bank_size"),
+        ({"scale": "per_channel"}, "another scale"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_by_their_name(model: Block, other: dict, named: str) -> None:
+    state = inject(model, Injection(**other)).state_dict()
+    with pytest.raises(InputError, match=f"layer 'stem.0' .*{named}"):
+        inject(model, Injection()).load_state_dict(state)
 
 
 def test_global_randomness_is_not_touched(model: Block) -> None:

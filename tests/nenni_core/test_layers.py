@@ -329,3 +329,13 @@ def test_replicas_keep_nothing() -> None:
     with torch.no_grad():
         layer(x)
     assert not layer._kernels
+
+
+def test_kernels_follow_the_memory_layout_of_the_weights() -> None:
+    """In another layout a convolution rounds otherwise: what ran before must not decide on a result."""
+    layer, x = noisy(convolution(), ratio=0.9), images(2, 4, 9, 9)
+    with torch.no_grad():
+        layer(x)
+        layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+        kernel, _ = layer._folded(0, None)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)

@@ -102,6 +102,23 @@ def test_integer_masks_equal_the_boolean_ones(scores, choice, score, target, dty
     assert torch.equal(integers == 1, select_essential(values, injection))
 
 
+@given(
+    scores=SCORES,
+    threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1.5, float("inf"), float("nan")]),
+    score=st.sampled_from(["magnitude", "signed"]),
+    target=st.sampled_from(["non_essential", "essential"]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_integer_masks_of_a_threshold_equal_the_boolean_ones(  # type: ignore[no-untyped-def]
+    scores, threshold: float, score, target, dtype: torch.dtype
+) -> None:
+    injection = Injection(selection="threshold", score=score, target=target)
+    values, border = torch.from_numpy(scores).to(dtype), torch.tensor(threshold)
+    integers = select_essential_integers(values, injection, border)
+    assert set(integers.unique().tolist()) <= {0, 1}
+    assert torch.equal(integers == 1, select_essential(values, injection, border))
+
+
 @pytest.mark.parametrize("length", range(1, 17))
 def test_sorting_network_sorts(length: int) -> None:
     """By the 0-1 principle it is enough to sort all zero-one inputs (Knuth, TAOCP 5.3.4)."""

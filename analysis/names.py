@@ -6,6 +6,16 @@ from typing import Any
 
 MINUS = "\u2212"
 FAMILIES = {"fgsm": "FGSM", "pgd": "PGD", "mifgsm": "MIFGSM"}
+TITLES = {
+    "cw_l2": "CW-l2",
+    "deepfool": "DeepFool",
+    "autoattack_torchattacks": "AutoAttack (torchattacks)",
+    "autoattack_standard": "AutoAttack (standard)",
+    "apgd_ce": "APGD-CE",
+    "apgd_dlr_targeted": "APGD-DLR, targeted",
+    "square": "Square",
+    "transfer": "Transfer",
+}
 # Columns that are no attack: undisturbed images, and images that are right under every attack.
 WHOLE = {"clean": "Clean", "worst_case": "Worst case"}
 KNOWN_ATTACK = re.compile(r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?P<straight>_straight_through)?")
@@ -48,7 +58,7 @@ def column_name(column: str) -> str:
         return WHOLE[column]
     known = KNOWN_ATTACK.fullmatch(column)
     if known is None:
-        return column.replace("_", " ")
+        return TITLES.get(column, column.replace("_", " "))
     steps = f"-{known['steps']}" if known["steps"] else ""
     return FAMILIES[known["family"]] + steps + (", straight-through" if known["straight"] else "")
 

@@ -6,11 +6,12 @@ from statistics import NormalDist
 from nenni_core.errors import InputError
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float | int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The (low, high) ends of Wilson's score interval for a binomial probability.
 
     Unlike the textbook interval it stays inside [0, 1] and keeps a sensible width when all or none of
-    the trials succeed, which robust accuracies often do. Raises `InputError` unless
+    the trials succeed, which robust accuracies often do. A trial that succeeds with a chance counts as that
+    part of a success; the interval is then wider than need be. Raises `InputError` unless
     0 <= successes <= trials, trials >= 1 and 0 < confidence < 1. Wilson 1927, JASA 22(158).
     """
     if trials < 1 or not 0 <= successes <= trials:

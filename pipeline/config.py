@@ -224,6 +224,19 @@ class AttackConfig(Section):
     gradient: Literal["blocked", "straight_through"] = Field(
         default="blocked", description="what the attacker's gradient sees of the low-precision path"
     )
+    c: Number = Field(default=1e-4, gt=0, description="cw: weight of the misclassification")
+    confidence: Number = Field(default=0.0, ge=0, description="cw: margin of the misclassification")
+    learning_rate: Number = Field(default=0.01, gt=0, description="cw: of Adam")
+    overshoot: Number = Field(
+        default=0.02, ge=0, description="deepfool: how far past the boundary, as a share"
+    )
+    queries: Whole = Field(default=5000, ge=1, description="square: forward passes per image")
+    eot_samples: Whole = Field(
+        default=1, ge=1, description="random models: noise draws to average over and to judge on"
+    )
+    survivors_of: tuple[AttackName, ...] = Field(
+        default=(), description="attack only what these attacks have left standing"
+    )
 
 
 class Attack(Section):
@@ -242,19 +255,44 @@ class Attack(Section):
         return self
 
     def specifications(self) -> "list[AttackSpec]":
-        """The attacks in the order of their names, so that the order in a file changes nothing.
+        """The attacks by name, so that the order in a file changes nothing; after those they name.
 
         Raises `InputError` for values that an attack cannot have.
         """
-        from nenni_core.attacks import AttackSpec
+        from nenni_core.attacks import AttackSpec, attack_kind
 
-        return [AttackSpec(name=name, **dict(attack)) for name, attack in sorted(self.attacks.items())]
+        left = {name: AttackSpec(name=name, **dict(attack)) for name, attack in sorted(self.attacks.items())}
+        ordered: list[AttackSpec] = []
+        while left:
+            done = {spec.name for spec in ordered}
+            ready = [spec for spec in left.values() if done.issuperset(spec.survivors_of)]
+            if not ready:
+                name, spec = next(iter(left.items()))
+                raise InputError(
+                    f"attacks.{name}.survivors_of is {list(spec.survivors_of)}; "
+                    "expected names of attacks that do not wait for this one"
+                )
+            ordered.append(left.pop(ready[0].name))
+        for spec in ordered:
+            if spec.eot_samples > 1 and not attack_kind(spec).averages:
+                raise InputError(
+                    f"attacks.{spec.name}.eot_samples is {spec.eot_samples}; expected 1: "
+                    f"{spec.kind!r} sees one draw"
+                )
+        return ordered
+
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether an attack is made on the dense teacher and transferred."""
+        from nenni_core.attacks import attack_kind
+
+        return any(attack_kind(spec).needs_surrogate for spec in self.specifications())
 
 
 class AttackRun(Attack):
-    """What the stage `attack` gets: the section, and the checkpoint if the model is the dense teacher."""
+    """What the stage `attack` gets: the section, and the checkpoint if it reads the dense teacher."""
 
-    checkpoint: Checkpoint | None = Field(default=None, description="dense teacher only: which checkpoint")
+    checkpoint: Checkpoint | None = Field(default=None, description="of the dense teacher, if it is read")
 
 
 class Tracking(Section):

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 2}
+VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 3}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 
@@ -24,25 +24,26 @@ def canonical_json(value: Any) -> str:
 def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:
     """The stages whose outputs `stage` reads in this experiment."""
     model_from = "pretrain" if experiment.finetune is None else "finetune"
+    teacher = ("pretrain",) if experiment.finetune is not None and experiment.attack.needs_surrogate else ()
     return {
         "prepare": (),
         "pretrain": ("prepare",),
         "distill": ("prepare", "pretrain"),
         "finetune": ("prepare", "distill"),
-        "attack": ("prepare", model_from),
+        "attack": ("prepare", *teacher, model_from),
     }[stage]
 
 
 def stage_section(stage: str, experiment: Experiment) -> Section:
     """The configuration that a stage's `run` gets.
 
-    The attack on the dense teacher is also told which checkpoint to attack, because no distillation in
-    between has chosen one.
+    An attack on the dense teacher, or one that transfers from it, is also told which checkpoint that is.
     """
     section = getattr(experiment, stage)
     assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
     if isinstance(section, Attack):
-        checkpoint = experiment.distill.checkpoint if experiment.finetune is None else None
+        reads_teacher = experiment.finetune is None or section.needs_surrogate
+        checkpoint = experiment.distill.checkpoint if reads_teacher else None
         return AttackRun(**dict(section), checkpoint=checkpoint)
     return section
 
@@ -50,8 +51,20 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
 def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
     """`stage_section` as plain JSON values, as it enters the key: only what the stage reads."""
     config: dict[str, Any] = stage_section(stage, experiment).model_dump(mode="json")
+    if stage == "attack":
+        config["attacks"] = {name: _read_by(attack) for name, attack in config["attacks"].items()}
     unread = _unread(stage, config)
     return {name: value for name, value in config.items() if name not in unread}
+
+
+def _read_by(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of one attack that it reads."""
+    from nenni_core.attacks import ATTACKS
+
+    fields = {"kind", *ATTACKS[attack["kind"]].reads} | (
+        {"survivors_of"} if attack["survivors_of"] else set()
+    )
+    return {name: value for name, value in attack.items() if name in fields}
 
 
 def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:

@@ -1,8 +1,10 @@
-"""White-box attacks behind one signature: `run_attack(spec, model, x, y, ...) -> x_adv`."""
+"""Attacks behind one signature: `run_attack(spec, model, x, y, ...) -> x_adv`."""
 
 from nenni_core.attacks.adapter import AttackCost, AttackError, run_attack
-from nenni_core.attacks.kinds import ATTACKS, AttackKind, attack_kind
-from nenni_core.attacks.spec import AttackSpec, paper_protocol
+from nenni_core.attacks.kinds import ATTACKS, AttackKind, attack_kind, settings_of
+from nenni_core.attacks.protocols import adaptive_protocol, deepfool_protocol, paper_protocol, pgd_grid
+from nenni_core.attacks.setting import Setting
+from nenni_core.attacks.spec import AttackSpec
 
 __all__ = [
     "ATTACKS",
@@ -10,7 +12,12 @@ __all__ = [
     "AttackError",
     "AttackKind",
     "AttackSpec",
+    "Setting",
+    "adaptive_protocol",
     "attack_kind",
+    "deepfool_protocol",
     "paper_protocol",
+    "pgd_grid",
     "run_attack",
+    "settings_of",
 ]

@@ -6,7 +6,8 @@ the device of the model at the wrong time; take images outside [0, 1] for pixels
 ball that it was given.
 """
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.setting import Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision, seeded_global_generators
 from nenni_core.errors import InputError
@@ -62,11 +64,12 @@ class _Victim(nn.Module):
     """The model as an attack sees it: it checks logits, counts passes, and has a parameter to find it by."""
 
     def __init__(
-        self, model: nn.Module, num_classes: int, device: torch.device, cost: AttackCost, *, divides: bool
+        self, model: nn.Module, num_classes: int, like: Tensor, cost: AttackCost, *, divides: bool
     ) -> None:
         super().__init__()
         # Libraries ask the first parameter for the device, also of a model that has none.
-        self.device_marker = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.device_marker = nn.Parameter(torch.empty(0, device=like.device), requires_grad=False)
+        self.layout = memory_layout(like)
         self.model = model
         self.num_classes = num_classes
         self.cost = cost
@@ -75,10 +78,10 @@ class _Victim(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the model; `InputError` if they are not one row of `num_classes` per image."""
         self.cost.forwards += len(x)
-        if x.requires_grad:
+        if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)  # a node of this pass only: a hook on the leaf would outlive it
             x.register_hook(self._on_gradient)
-        logits = self.model(x)
+        logits = self.model(x.contiguous(memory_format=self.layout))
         check_logits_shape(logits, len(x), self.num_classes)
         if x.requires_grad and not logits.requires_grad:
             # Blocked gradients on every path: the derivative is zero, which autograd calls an error.
@@ -97,6 +100,12 @@ class _Victim(nn.Module):
         # there; a random direction loses nothing and may find a gradient.
         random_signs = torch.rand_like(gradient).sub_(0.5).sign_()
         return torch.where(largest == 0, random_signs, gradient)
+
+
+def memory_layout(x: Tensor) -> torch.memory_format:
+    """Channels-last if that is how `x` lies in memory. Libraries flatten images by views, which then fail."""
+    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last and not x.is_contiguous() else torch.contiguous_format
 
 
 def check_logits_shape(logits: Tensor, images: int, num_classes: int) -> None:
@@ -132,6 +141,11 @@ def _check_inputs(spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, num_
         raise InputError(
             f"attack {spec.name}: labels lie in [{int(y.min())}, {int(y.max())}], "
             f"expected [0, {num_classes - 1}]"
+        )
+    fewest = attack_kind(spec).min_classes
+    if num_classes < fewest:
+        raise InputError(
+            f"attack {spec.name}: {spec.kind!r} needs {fewest} classes or more, not {num_classes}"
         )
     device = model_device(model, x.device)
     if x.device != device or y.device != device:
@@ -175,42 +189,60 @@ def run_attack(
     seed: int,
     num_classes: int,
     cost: AttackCost | None = None,
+    surrogate: nn.Module | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """Adversarial images for `x` (pixels in [0, 1], labels `y`), attacked under `spec`.
 
     The model is in evaluation mode while it is attacked, with the gradient that `spec.gradient` names. A
     random model shows the attack one noise draw (stream "attack" under `seed`), as a defence that is
-    randomised per query is evaluated by Random Projection Filters (Dong & Xu 2023). `seed` also decides the
+    randomised per query is evaluated by Random Projection Filters (Dong & Xu 2023), or with
+    `spec.eot_samples` above 1 a fresh one in each pass, over which the attack averages. `surrogate` is the
+    network that an attack of the kind "transfer" is made on. `seed` also decides the
     random start, of the whole batch at once: the start of one sample depends on its place in the batch.
     Afterwards the model and all global random state are as before, whatever happened.
 
     `cost`, if given, is added to. The attack is not trusted: the result is checked to be finite, inside
     [0, 1] exactly and inside the eps ball within `BALL_TOLERANCE`.
 
-    Raises `InputError` for images that are not floating point in [0, 1], labels outside the classes, a
-    device other than the model's and logits of a wrong shape; `AttackError` for gradients that are
-    not finite and for a result that breaks the contract.
+    Raises `InputError` for images that are not floating point in [0, 1], labels outside the classes, fewer
+    classes than the attack needs, a device other than the model's and logits of a wrong shape; `AttackError`
+    for gradients that are not finite and for a result that breaks the contract.
     """
     kind = attack_kind(spec)
     _check_inputs(spec, model, x, y, num_classes)
     if len(x) == 0:
         return x.clone()
-    with (
-        torch.inference_mode(False),  # switches gradients on as well, inside `no_grad` too
-        full_precision(x.device),
-        frozen_for_evaluation(model),
-        gradient_mode(model, spec.gradient),
-        seeded_global_generators(seed, x.device),
-    ):
-        if noise_streams(model):
+    spent, on_surrogate = AttackCost(), AttackCost()
+    with ExitStack() as around:
+        around.enter_context(torch.inference_mode(False))  # also switches gradients on inside `no_grad`
+        around.enter_context(full_precision(x.device))
+        around.enter_context(frozen_for_evaluation(model))
+        around.enter_context(gradient_mode(model, spec.gradient))
+        around.enter_context(seeded_global_generators(seed, x.device))
+        random = bool(noise_streams(model))
+        setting = Setting(num_classes=num_classes, seed=seed, draws=spec.eot_samples if random else 1)
+        if random and setting.draws > 1 and not kind.averages:
+            raise InputError(
+                f"attack {spec.name}: eot_samples is {spec.eot_samples}, expected 1: "
+                f"{spec.kind!r} sees one draw"
+            )
+        if surrogate is not None:
+            around.enter_context(frozen_for_evaluation(surrogate))
+            imitation = _Victim(surrogate, num_classes, x, on_surrogate, divides=False).eval()
+            setting = replace(setting, surrogate=imitation)
+        if random:
             set_noise(model, "attack", seed)
-        spent = AttackCost()
-        victim = _Victim(model, num_classes, x.device, spent, divides=kind.divides_by_gradient).eval()
-        perturb = kind.build(victim, spec, num_classes)
-        with held_noise(model):
-            # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
-            x_adv = perturb(x.detach().clone(), y.long().clone()).detach()
+            if setting.draws == 1:
+                around.enter_context(held_noise(model))
+        victim = _Victim(model, num_classes, x, spent, divides=kind.divides_by_gradient).eval()
+        perturb = kind.build(victim, spec, setting)
+        # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
+        plain = x.detach().clone(memory_format=torch.contiguous_format)
+        x_adv = perturb(plain, y.long().clone()).detach().contiguous(memory_format=memory_layout(x))
     _check_result(spec, kind.norm, x, x_adv, spent)
+    # that the surrogate's gradients are zero, or not, says nothing about the model
+    spent.forwards += on_surrogate.forwards
+    spent.backwards += on_surrogate.backwards
     if cost is not None:
         cost.add(spent)
     return x_adv

@@ -1,4 +1,4 @@
-"""The attacks that there are: each one a thin factory over torchattacks and an entry of `ATTACKS`.
+"""The attacks that there are: each one a thin factory, mostly over torchattacks, and an entry of `ATTACKS`.
 
 A factory only names the knobs. Everything that an attack must not do to its surroundings is closed once,
 in `nenni_core.attacks.adapter`.
@@ -6,54 +6,138 @@ in `nenni_core.attacks.adapter`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from nenni_core.attacks.auto_pgd import DLR_CLASSES, TARGETS, apgd_ce, apgd_dlr_targeted
+from nenni_core.attacks.black_box import square, transfer
+from nenni_core.attacks.carlini_wagner import carlini_wagner
+from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import unknown_choice
-
-Perturb = Callable[[Tensor, Tensor], Tensor]
-"""(images in [0, 1], labels) to adversarial images of the same shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackKind:
     """How to build an attack, and what the adapter may demand of its result."""
 
-    build: Callable[[nn.Module, AttackSpec, int], Perturb]
-    """From (model, spec, number of classes)."""
+    build: Callable[[nn.Module, AttackSpec, Setting], Perturb]
+    """From the model as the adapter shows it, the knobs and the circumstances."""
+    reads: tuple[str, ...]
+    """The knobs of `AttackSpec` that change the result."""
     norm: Literal["linf"] | None
     """The ball of radius `eps` that the result is checked against; None for minimal-norm attacks."""
     divides_by_gradient: bool = False
     """The attack divides by the size of a sample's gradient, which is 0/0 where that vanishes."""
+    min_classes: int = 2
+    """The fewest classes that its loss is defined for."""
+    needs_surrogate: bool = False
+    """It is made on another network than the one that it is for."""
+    averages: bool = False
+    """It can average over the draws of a random model; one that cannot sees one draw, held."""
 
 
-def _fgsm(model: nn.Module, spec: AttackSpec, num_classes: int) -> Perturb:
+def _fgsm(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """One signed gradient step of length eps (Goodfellow et al. 2015, arXiv 1412.6572)."""
     from torchattacks import FGSM
 
     return FGSM(model, eps=spec.eps)
 
 
-def _pgd(model: nn.Module, spec: AttackSpec, num_classes: int) -> Perturb:
+def _pgd(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """Projected signed gradient steps in the linf ball (Madry et al. 2018, arXiv 1706.06083)."""
     from torchattacks import PGD
 
     return PGD(model, eps=spec.eps, alpha=spec.step_size, steps=spec.steps, random_start=spec.random_start)
 
 
-def _mifgsm(model: nn.Module, spec: AttackSpec, num_classes: int) -> Perturb:
+def _mifgsm(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """Signed steps along a momentum of normalised gradients (Dong et al. 2018, arXiv 1710.06081)."""
     from torchattacks import MIFGSM
 
     return MIFGSM(model, eps=spec.eps, alpha=spec.step_size, steps=spec.steps, decay=spec.decay)
 
 
+def _cw(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """A minimal l2 perturbation by Adam (Carlini & Wagner 2017, arXiv 1608.04644)."""
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        return carlini_wagner(
+            model,
+            x,
+            y,
+            c=spec.c,
+            confidence=spec.confidence,
+            steps=spec.steps,
+            learning_rate=spec.learning_rate,
+        )
+
+    return perturb
+
+
+def _deepfool(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """Steps to the nearest linearised boundary in l2 (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599)."""
+    from torchattacks import DeepFool
+
+    return DeepFool(model, steps=spec.steps, overshoot=spec.overshoot)
+
+
+def _autoattack_torchattacks(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """What torchattacks calls AutoAttack: APGD-CE, APGD-T and FAB-T of ten steps each, and Square."""
+    from torchattacks import AutoAttack
+
+    return AutoAttack(model, eps=spec.eps, n_classes=setting.num_classes, seed=setting.seed)
+
+
+def _autoattack_standard(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """The standard AutoAttack (Croce & Hein 2020, arXiv 2003.01690), for deterministic models."""
+    from pyautoattack import AutoAttack
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        attack = AutoAttack(model, eps=spec.eps, norm="Linf", seed=setting.seed % 2**32, device=x.device)
+        targets = min(TARGETS, setting.num_classes - 1)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        return attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
+
+    return perturb
+
+
 ATTACKS: dict[str, AttackKind] = {
-    "fgsm": AttackKind(build=_fgsm, norm="linf"),
-    "pgd": AttackKind(build=_pgd, norm="linf"),
-    "mifgsm": AttackKind(build=_mifgsm, norm="linf", divides_by_gradient=True),
+    "fgsm": AttackKind(build=_fgsm, reads=("eps", "gradient"), norm="linf"),
+    "pgd": AttackKind(
+        build=_pgd, reads=("eps", "step_size", "steps", "random_start", "gradient"), norm="linf"
+    ),
+    "mifgsm": AttackKind(
+        build=_mifgsm,
+        reads=("eps", "step_size", "steps", "decay", "gradient"),
+        norm="linf",
+        divides_by_gradient=True,
+    ),
+    "cw": AttackKind(build=_cw, reads=("c", "confidence", "steps", "learning_rate", "gradient"), norm=None),
+    "deepfool": AttackKind(
+        build=_deepfool, reads=("steps", "overshoot", "gradient"), norm=None, divides_by_gradient=True
+    ),
+    "autoattack_torchattacks": AttackKind(
+        build=_autoattack_torchattacks, reads=("eps", "gradient"), norm="linf", min_classes=DLR_CLASSES
+    ),
+    "autoattack_standard": AttackKind(
+        build=_autoattack_standard, reads=("eps", "gradient"), norm="linf", min_classes=DLR_CLASSES
+    ),
+    "apgd_ce": AttackKind(
+        build=apgd_ce, reads=("eps", "steps", "eot_samples", "gradient"), norm="linf", averages=True
+    ),
+    "apgd_dlr_targeted": AttackKind(
+        build=apgd_dlr_targeted, reads=("eps", "steps", "eot_samples", "gradient"), norm="linf", averages=True
+    ),
+    "square": AttackKind(build=square, reads=("eps", "queries", "eot_samples"), norm="linf", averages=True),
+    "transfer": AttackKind(
+        build=transfer,
+        reads=("eps", "step_size", "steps", "random_start", "eot_samples"),
+        norm="linf",
+        needs_surrogate=True,
+        averages=True,
+    ),
 }
 
 
@@ -62,3 +146,10 @@ def attack_kind(spec: AttackSpec) -> AttackKind:
     if spec.kind not in ATTACKS:
         raise unknown_choice("attack", spec.kind, list(ATTACKS))
     return ATTACKS[spec.kind]
+
+
+def settings_of(spec: AttackSpec) -> dict[str, Any]:
+    """What of `spec` its result depends on, as plain JSON types."""
+    settings: dict[str, Any] = {"name": spec.name, "kind": spec.kind}
+    settings |= {field: getattr(spec, field) for field in attack_kind(spec).reads}
+    return settings | ({"survivors_of": list(spec.survivors_of)} if spec.survivors_of else {})

@@ -11,7 +11,8 @@ from nenni_core.errors import InputError
 class AttackSpec:
     """One attack with its knobs; everything in it changes the result, nothing in it changes only the speed.
 
-    Raises `InputError` for a value outside its range. Whether `kind` exists is checked by `attack_kind`.
+    Which knobs an attack reads is said by `AttackKind.reads`. Raises `InputError` for a value outside its
+    range. Whether `kind` exists is checked by `attack_kind`.
     """
 
     name: str
@@ -21,13 +22,30 @@ class AttackSpec:
     eps: float = 8 / 255
     """Radius of the ball around the image, in [0, 1] pixel units."""
     step_size: float = 2 / 255
-    """Length of one step, in [0, 1] pixel units; single-step attacks do not read it."""
+    """Length of one step, in [0, 1] pixel units."""
     steps: int = 20
-    """Gradient steps; single-step attacks do not read it."""
+    """Gradient steps."""
     decay: float = 1.0
-    """What is kept of the momentum per step; only attacks with momentum read it."""
+    """MIFGSM: what is kept of the momentum per step."""
     random_start: bool = True
-    """Start from a uniformly random point of the ball; only PGD reads it."""
+    """PGD: start from a uniformly random point of the ball."""
+    c: float = 1e-4
+    """CW: weight of the misclassification against the squared distance."""
+    confidence: float = 0.0
+    """CW: by how much another logit is to exceed the label's (kappa)."""
+    learning_rate: float = 0.01
+    """CW: of Adam."""
+    overshoot: float = 0.02
+    """DeepFool: how much further than to the linearised boundary a step goes, as a share."""
+    queries: int = 5000
+    """Square: forward passes per image."""
+    eot_samples: int = 1
+    """Random models: noise draws that each gradient (Square: each loss) is the mean over, and on which the
+    result is judged. 1 is the protocol of Random Projection Filters: one draw that is held for the whole
+    attack, a fresh one at inference."""
+    survivors_of: tuple[str, ...] = ()
+    """Earlier attacks of the same evaluation: what one of them has fooled is not attacked again and counts
+    as fooled. Random models, which no single draw decides on, are attacked on all images."""
     gradient: Literal["blocked", "straight_through"] = "blocked"
     """What the attacker's gradient sees of a low-precision path: nothing, or the identity (BPDA)."""
 
@@ -37,26 +55,26 @@ class AttackSpec:
             raise InputError(
                 f"attack name {self.name!r}: expected lower-case letters, digits and underscores"
             )
-        if not 0 <= self.eps <= 1:
-            raise InputError(f"attack {self.name}: eps is {self.eps}, expected [0, 1], such as 8/255")
-        if not 0 < self.step_size <= 1:
-            raise InputError(
-                f"attack {self.name}: step_size is {self.step_size}, expected (0, 1], such as 2/255"
-            )
-        if self.steps < 1:
-            raise InputError(f"attack {self.name}: steps is {self.steps}, expected at least 1")
-        if not self.decay >= 0:  # written so that NaN fails too
-            raise InputError(f"attack {self.name}: decay is {self.decay}, expected 0 or more")
+        ranges = {
+            "eps": (0 <= self.eps <= 1, "[0, 1], such as 8/255"),
+            "step_size": (0 < self.step_size <= 1, "(0, 1], such as 2/255"),
+            "steps": (self.steps >= 1, "at least 1"),
+            "decay": (self.decay >= 0, "0 or more"),
+            "c": (self.c > 0, "above 0"),
+            "confidence": (self.confidence >= 0, "0 or more"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "overshoot": (self.overshoot >= 0, "0 or more"),
+            "queries": (self.queries >= 1, "at least 1"),
+            "eot_samples": (self.eot_samples >= 1, "at least 1"),
+        }
+        for field, (holds, expected) in ranges.items():
+            if not holds:  # NaN is in no range either
+                raise InputError(
+                    f"attack {self.name}: {field} is {getattr(self, field)}, expected {expected}"
+                )
+        if self.name in self.survivors_of:
+            raise InputError(f"attack {self.name}: survivors_of names the attack itself")
         if self.gradient not in ("blocked", "straight_through"):
             raise InputError(
                 f"attack {self.name}: gradient is {self.gradient!r}, expected 'blocked' or 'straight_through'"
             )
-
-
-def paper_protocol() -> tuple[AttackSpec, ...]:
-    """FGSM, PGD-20 and MIFGSM with the knobs of the paper's section 4.1, low-precision paths blocked."""
-    return (
-        AttackSpec(name="fgsm", kind="fgsm"),
-        AttackSpec(name="pgd20", kind="pgd", steps=20),
-        AttackSpec(name="mifgsm", kind="mifgsm", steps=5, decay=1.0),
-    )

@@ -41,6 +41,10 @@ def run(
         model = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
         dense = bitops(model, data.image_shape).dense
         costs = {"dense": dense, "nominal": dense, "measured": dense}
+    surrogate = None
+    if config.needs_surrogate:
+        # the dense teacher is its own: a transfer is then an ordinary attack
+        surrogate = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
     evaluation = evaluate(
         model,
         test.images,
@@ -48,6 +52,7 @@ def run(
         config.specifications(),
         num_classes=data.num_classes,
         batch_size=config.batch_size,
+        surrogate=surrogate,
         seed=derive_seed(seed, "attack"),
         on_progress=runtime.progress,
         keep_examples=config.examples,
@@ -70,7 +75,8 @@ def run(
     metrics: dict[str, float] = {"images": float(len(test.labels))}
     for name, facts in _columns(summary).items():
         metrics[f"accuracy/{name}"] = facts["value"]
-        metrics[f"correct/{name}"] = float(facts["correct"])
+        if evaluation.judged_again is None:  # else the accuracy is a mean over draws, and no count
+            metrics[f"correct/{name}"] = float(facts["correct"])
         if "forwards" in facts:
             metrics[f"forwards/{name}"] = float(facts["forwards"])
             metrics[f"backwards/{name}"] = float(facts["backwards"])

@@ -2,18 +2,21 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torchattacks
 from attack_models import (
+    CLASSES,
+    NoisyInput,
     conv_net,
     float_images,
     linear_model,
     random_labels,
 )
-from attack_table import BY_NAME, attack, every_attack
+from attack_table import BY_NAME, attack, every_simple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +28,7 @@ from nenni_core.attacks import (
     AttackSpec,
 )
 from nenni_core.attacks.pgd import pgd
+from nenni_core.errors import InputError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +44,7 @@ class TestLinearOptimum:
     """On a linear model the strongest linf attack is known in closed form."""
 
     @pytest.mark.parametrize("classes", [2, 5])
-    @every_attack
+    @every_simple
     def test_reaches_the_closed_form(self, spec, classes):
         net = linear_model(classes=classes)
         weight, bias = net[1].weight.detach(), net[1].bias.detach()
@@ -58,7 +62,7 @@ class TestLinearOptimum:
         assert torch.allclose(reached, optimum, atol=1e-4)
         assert (optimum < margin - 0.5).all()  # else the comparison would say nothing
 
-    @every_attack
+    @every_simple
     def test_reaches_the_closed_form_at_the_borders_of_the_pixel_range(self, spec):
         net, x, y = linear_model(seed=3), float_images(6, size=4), random_labels(6, classes=2)
         assert (x == 0).any()
@@ -124,15 +128,109 @@ class TestAgainstTheLibrary:
         assert 0 < cost.zero_gradients <= cost.backwards
 
 
+class TestNearest:
+    """On a linear model of two classes the nearest misclassified point is a step along the weights."""
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            AttackSpec(name="cw", kind="cw", c=2.0, steps=1000, learning_rate=0.005),
+            AttackSpec(name="deepfool", kind="deepfool"),
+        ],
+        ids=lambda spec: spec.name,
+    )
+    def test_comes_within_five_percent_of_the_closed_form(self, spec):
+        net = linear_model(scale=2.0)
+        weight, bias = net[1].weight.detach(), net[1].bias.detach()
+        bias[0] += 0.4 * (weight[0] - weight[1]).norm()  # all images are of class 0, some way from the border
+        x = 0.35 + 0.3 * float_images(8, size=4)  # no pixel of the nearest point clips
+        y = net(x).argmax(1)
+        difference = weight[y] - weight[1 - y]
+        margin = (difference * x.flatten(1)).sum(1) + bias[y] - bias[1 - y]
+        optimum = margin / difference.norm(dim=1)
+        assert ((x.flatten(1) - (margin / difference.square().sum(1))[:, None] * difference) > 0).all()
+        x_adv = attack(spec, net, x, y, num_classes=2)
+        assert (net(x_adv).argmax(1) != y).all()
+        found = (x_adv - x).flatten(1).norm(dim=1)
+        assert (found <= 1.05 * optimum).all()
+        assert (found >= optimum * (1 - 1e-4)).all()
+
+    def test_cw_moves_pixels_that_are_black_or_white(self):
+        net, x = linear_model(seed=3, scale=2.0), float_images(8, size=4, seed=1).round()
+        y = net(x).argmax(1)
+        x_adv = attack(AttackSpec(name="cw", kind="cw", c=5.0, steps=500), net, x, y, num_classes=2)
+        assert (net(x_adv).argmax(1) != y).all()
+
+    def test_cw_of_an_image_does_not_depend_on_the_others(self):
+        net, x = conv_net().eval(), float_images(5)
+        y, spec = net(x).argmax(1), AttackSpec(name="cw", kind="cw", c=0.5, steps=100)
+        together = attack(spec, net, x, y)
+        alone = torch.cat([attack(spec, net, x[i : i + 1], y[i : i + 1]) for i in range(5)])
+        assert torch.allclose(together, alone, atol=1e-5)
+
+    def test_cw_leaves_what_is_misclassified_already(self):
+        net, x = conv_net().eval(), float_images(4)
+        wrong = (net(x).argmax(1) + 1) % CLASSES
+        assert torch.equal(attack(BY_NAME["cw"], net, x, wrong), x)
+
+
+class TestStrongest:
+    """On a linear model an image can be fooled within eps or it cannot; the strongest attacks know."""
+
+    @pytest.mark.parametrize(
+        ("name", "classes"),
+        [
+            ("apgd_ce", 2),  # with more classes the steepest way need not be the shortest
+            ("apgd_dlr_targeted", 2),
+            ("apgd_dlr_targeted", 3),
+            ("apgd_dlr_targeted", 6),
+            ("autoattack_torchattacks", 6),
+            ("autoattack_standard", 6),
+        ],
+    )
+    def test_fools_all_that_can_be_fooled_and_no_other(self, name, classes):
+        spec, net = replace(BY_NAME[name], steps=30), linear_model(classes=classes)
+        x = 0.2 + 0.6 * float_images(24, size=4)
+        y = net(x).argmax(1)
+        weight, bias = net[1].weight.detach(), net[1].bias.detach()
+        difference = weight[y][:, None] - weight[None]
+        margin = (difference * x.flatten(1)[:, None]).sum(2) + bias[y][:, None] - bias[None]
+        needed = (margin / difference.abs().sum(2)).scatter(1, y[:, None], float("inf")).amin(1)
+        spec = replace(spec, eps=float(needed.sort().values[11:13].mean()))  # half of them can be fooled
+        correct = net(attack(spec, net, x, y, num_classes=classes)).argmax(1) == y
+        assert torch.equal(correct, needed > spec.eps)
+
+    @pytest.mark.parametrize("kind", ["autoattack_torchattacks", "autoattack_standard"])
+    def test_losses_that_need_four_classes_say_so(self, kind):
+        with pytest.raises(InputError, match=f"'{kind}' needs 4 classes or more, not 2"):
+            attack(BY_NAME[kind], linear_model(), float_images(1, size=4), random_labels(1, 2), num_classes=2)
+
+    def test_averaging_finds_what_one_draw_does_not(self):
+        """Strong noise hides the gradient from an attack that sees one draw."""
+        net = NoisyInput(conv_net(scale=4.0).eval(), sigma=0.3)
+        x = float_images(40)
+        y = net.net(x).argmax(1)
+        right = {}
+        for draws in (1, 20):
+            spec = AttackSpec(name="apgd_ce", kind="apgd_ce", steps=20, eps=0.1, eot_samples=draws)
+            x_adv = attack(spec, net, x, y)
+            right[draws] = sum((net(x_adv).argmax(1) == y).float().mean() for _ in range(50)) / 50
+        assert right[20] < right[1] - 0.03
+
+
 class TestAttacksThatMisbehave:
     """The adapter does not trust what it runs."""
 
     @pytest.fixture
     def run(self, monkeypatch):
+        # built here, as checking the types of tuples draws from the global generator
+        planted = []
+        build = lambda model, spec, _: lambda x, y: planted[-1](model, x, y)  # noqa: E731
+        monkeypatch.setitem(ATTACKS, "planted", AttackKind(build=build, reads=(), norm="linf"))
+        spec = AttackSpec(name="planted", kind="planted", eps=0.1)
+
         def run(perturb, net=None):
-            kind = AttackKind(build=lambda model, spec, _: lambda x, y: perturb(model, x, y), norm="linf")
-            monkeypatch.setitem(ATTACKS, "planted", kind)
-            spec = AttackSpec(name="planted", kind="planted", eps=0.1)
+            planted.append(perturb)
             net = conv_net() if net is None else net
             return attack(spec, net, 0.3 + 0.4 * float_images(4), random_labels(4))
 

@@ -14,7 +14,16 @@ from attack_models import (
     float_images,
     random_labels,
 )
-from attack_table import BY_NAME, SPECS, attack, every_attack, every_row
+from attack_table import (
+    BY_NAME,
+    SPECS,
+    attack,
+    every_attack,
+    every_linf,
+    every_row,
+    every_simple,
+    every_white_box,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -41,6 +50,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+RANDOM = {
+    "pgd",
+    "autoattack_torchattacks",
+    "autoattack_standard",
+    "apgd_ce",
+    "apgd_dlr_targeted",
+    "square",
+    "transfer",
+}
+
+
 def test_every_kind_has_a_row():
     assert {spec.kind for spec in SPECS} == set(ATTACKS)
 
@@ -55,7 +75,7 @@ def test_paper_protocol_is_the_papers():
 class TestContract:
     """What holds for every attack."""
 
-    @every_attack
+    @every_linf
     @settings(max_examples=8, deadline=None)
     @given(seed=st.integers(0, 10_000), eps=st.floats(0, 0.5), step=st.floats(1e-4, 0.5))
     def test_stays_in_the_ball_and_in_the_pixel_range(self, spec, seed, eps, step):
@@ -69,12 +89,12 @@ class TestContract:
         assert float(x_adv.min()) >= 0
         assert float(x_adv.max()) <= 1
 
-    @every_attack
+    @every_linf
     def test_no_budget_no_change(self, spec):
         x = float_images(4)
         assert torch.equal(attack(replace(spec, eps=0.0), conv_net(), x, random_labels(4)), x)
 
-    @every_attack
+    @every_simple
     def test_raises_the_loss(self, spec):
         net, x, y = conv_net().eval(), float_images(16), random_labels(16)
         loss = nn.CrossEntropyLoss()
@@ -100,11 +120,12 @@ class TestContract:
 
     @every_attack
     def test_result_depends_on_the_seed_given_and_not_on_the_global_one(self, spec):
-        net, x, y = conv_net(), float_images(4), random_labels(4)
+        net, x = conv_net(), float_images(4)
+        y, spec = conv_net().eval()(x).argmax(1), replace(spec, eps=0.3)
         first = attack(spec, net, x, y, seed=5)
         torch.rand(7)
         assert torch.equal(first, attack(spec, net, x, y, seed=5))
-        is_random = spec.kind == "pgd" and spec.random_start
+        is_random = spec.kind in RANDOM and spec.random_start
         assert torch.equal(first, attack(spec, net, x, y, seed=6)) != is_random
 
     @every_attack
@@ -158,7 +179,7 @@ class TestContract:
                 return x.flatten(1)[:, :CLASSES] * 3
 
         x = float_images(4)
-        x_adv = attack(spec, Pool(), x, random_labels(4))
+        x_adv = attack(replace(spec, eps=0.3), Pool(), x, Pool()(x).argmax(1))
         assert not torch.equal(x_adv, x)
         assert capsys.readouterr().out == ""
 
@@ -185,7 +206,7 @@ class TestContract:
         x, y = float_images(4), random_labels(4)
         with pytest.raises(InputError, match=r"labels lie in .* expected \[0, 3\]"):
             attack(spec, conv_net(), x, y + 1 + CLASSES - y.max())
-        with pytest.raises(InputError, match=r"logits of shape \(4, 4\) .* expected \(4, 7\)"):
+        with pytest.raises(InputError, match=r"logits of shape \([14], 4\) .* expected \([14], 7\)"):
             attack(spec, conv_net(), x, y, num_classes=7)
 
     @every_attack
@@ -215,7 +236,8 @@ class TestContract:
         for count in (3, 5):
             attack(spec, net, float_images(count), random_labels(count), cost=cost)
         assert cost.forwards == cost.backwards == sum(seen) == 8 * passes
-        assert cost.zero_gradients == 0
+        if spec.kind != "cw":  # whose loss is flat once the image is misclassified
+            assert cost.zero_gradients == 0
 
     @every_attack
     def test_one_noise_draw_while_attacking(self, spec):
@@ -234,7 +256,7 @@ class TestContract:
         net(x)
         assert not torch.equal(net.draws[-1], other)
 
-    @every_attack
+    @every_white_box
     @pytest.mark.parametrize("gradient", ["blocked", "straight_through"])
     def test_attacker_sees_the_gradient_asked_for(self, spec, gradient):
         own = "blocked" if gradient == "straight_through" else "straight_through"
@@ -247,7 +269,7 @@ class TestContract:
         assert seen == {gradient}
         assert {layer.injection.gradient for layer in layers.values()} == {own}
 
-    @every_attack
+    @every_white_box
     def test_a_fully_blocked_model_gives_zero_gradients_and_no_crash(self, spec):
         net = inject(conv_net(), Injection(ratio=1.0))
         x, cost = float_images(3), AttackCost()
@@ -256,9 +278,10 @@ class TestContract:
         assert x_adv.isfinite().all()
         cost = AttackCost()
         attack(replace(spec, gradient="straight_through"), net, x, random_labels(3), cost=cost)
-        assert cost.zero_gradients == 0
+        if spec.kind != "cw":  # whose loss is flat once the image is misclassified
+            assert cost.zero_gradients == 0
 
-    @every_attack
+    @every_white_box
     def test_a_model_that_is_cut_off_from_its_input(self, spec):
         class Detached(nn.Module):
             def forward(self, x):
@@ -299,3 +322,17 @@ def test_attack_on_a_model_that_was_used_in_inference_mode():
     with torch.inference_mode():
         net(float_images(2))
     attack(replace(BY_NAME["fgsm"], gradient="straight_through"), net, float_images(2), random_labels(2))
+
+
+@every_attack
+def test_images_may_lie_in_memory_channels_last(spec):
+    """The model gets them as the caller has them, and so does the caller his result."""
+    net, x, y = conv_net(), float_images(4), random_labels(4)
+    layouts = set()
+    net[0].register_forward_hook(
+        lambda _, arguments, __: layouts.add(arguments[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    x_adv = attack(spec, net, x.contiguous(memory_format=torch.channels_last), y)
+    assert layouts == {True}
+    assert x_adv.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(x_adv, attack(spec, net, x, y), atol=1e-4)

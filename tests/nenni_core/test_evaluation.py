@@ -21,13 +21,14 @@ from attack_models import (
     random_labels,
 )
 from evaluation_problem import ATTACKS as THREE
-from evaluation_problem import COUNT, judge
+from evaluation_problem import judge
 from scipy.stats import binomtest
 from torch import nn
 
 from nenni_core.attacks import ATTACKS, AttackKind, AttackSpec, run_attack
 from nenni_core.errors import InputError
-from nenni_core.evaluation import Evaluation, evaluate
+from nenni_core.evaluation import Evaluation, bench, evaluate
+from nenni_core.evaluation.bench import Bench
 from nenni_core.inject import inject, set_injection
 from nenni_core.injection import Injection
 from nenni_core.randomness import derive_seed, noise_streams
@@ -79,8 +80,7 @@ class TestMasks:
         result = run(net, (FGSM, PGD), seed=4)
         net.eval()
         for spec in (FGSM, PGD):
-            for batch in range(3):
-                index = [i for i in range(10 * batch, min(23, 10 * batch + 10)) if i % 5 != 0]
+            for batch, index in enumerate(torch.tensor([i for i in range(23) if i % 5 != 0]).split(10)):
                 x = (images[index].float() / 255).contiguous(memory_format=torch.channels_last)
                 y = labels[index]
                 seed = derive_seed(4, spec.name, str(batch))
@@ -93,14 +93,14 @@ class TestMasks:
         """An attack that mends predictions would otherwise raise the accuracy."""
         seen = []
 
-        def mend(model, spec, num_classes):
+        def mend(model, spec, setting):
             def perturb(x, y):
                 seen.append(len(x))
                 return torch.zeros_like(x)
 
             return perturb
 
-        monkeypatch.setitem(ATTACKS, "mend", AttackKind(build=mend, norm=None))
+        monkeypatch.setitem(ATTACKS, "mend", AttackKind(build=mend, reads=(), norm=None))
         result = run(net, [AttackSpec(name="mend", kind="mend")])
         wrong = torch.arange(23) % 5 == 0
         assert torch.equal(result.clean_correct, ~wrong)
@@ -155,7 +155,7 @@ class TestNumbers:
         attack = summary["attacks"]["pgd20"]
         assert attack["spec"] == {
             "name": "pgd20", "kind": "pgd", "eps": 8 / 255, "step_size": 2 / 255, "steps": 20,
-            "decay": 1.0, "random_start": True, "gradient": "blocked",
+            "random_start": True, "gradient": "blocked",
         }  # fmt: skip
         assert attack["images"] == summary["clean"]["images"] == 23
         assert attack["correct"] == int(result.attacks["pgd20"].correct.sum())
@@ -165,9 +165,11 @@ class TestNumbers:
 
     def test_records_are_columns_of_one_table(self, net):
         records = run(net, (FGSM, PGD)).records()
+        per_attack = ("correct", "predicted", "probability", "distance")
         assert list(records) == [
-            "index", "label", "clean_correct", "clean_predicted", "fgsm_correct", "fgsm_predicted",
-            "pgd20_correct", "pgd20_predicted", "worst_case_correct",
+            "index", "label", "clean_correct", "clean_predicted",
+            *(f"{name}_{column}" for name in ("fgsm", "pgd20") for column in per_attack),
+            "worst_case_correct",
         ]  # fmt: skip
         assert all(column.shape == (23,) for column in records.values())
         assert records["clean_correct"].tolist() == (records["clean_predicted"] == records["label"]).tolist()
@@ -188,7 +190,8 @@ class TestNumbers:
     def test_progress_ends_at_all_images(self, net):
         calls = []
         run(net, (FGSM, PGD), on_progress=lambda *call: calls.append(call))
-        assert calls == [(name, done, 23) for name in ("clean", "fgsm", "pgd20") for done in (10, 20, 23)]
+        attacked = [(name, done, 18) for name in ("fgsm", "pgd20") for done in (10, 18)]
+        assert calls == [("clean", done, 23) for done in (10, 20, 23)] + attacked
 
 
 class TestExamples:
@@ -336,30 +339,48 @@ class TestArguments:
 class TestResume:
     """What is stored is used again, and only for the evaluation that it belongs to."""
 
-    @pytest.mark.parametrize(("victim", "finished"), [("fgsm", 1), ("pgd3", 2), ("mifgsm", 3)])
-    def test_killed_and_started_again(self, tmp_path, victim, finished):
+    @pytest.mark.parametrize(("victim", "finished"), [("fgsm", 1), ("pgd3", 3), ("mifgsm", 5)])
+    def test_killed_and_started_again(self, tmp_path, computed, victim, finished):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
         child = subprocess.run(
             [sys.executable, HERE / "evaluation_child.py", tmp_path, victim],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert child.returncode == -signal.SIGKILL, child.stderr
-        calls = []
-        resumed = judge(resume_dir=tmp_path, on_progress=lambda *call: calls.append(call))
-        assert same(resumed, judge())
-        names = ["clean", *(spec.name for spec in THREE)]
-        at_once = [name for name in names if [c for c in calls if c[0] == name] == [(name, COUNT, COUNT)]]
-        assert at_once == names[:finished]
+        expected = judge()
+        computed.clear()
+        assert same(judge(resume_dir=tmp_path), expected)
+        # 20 of the 25 images are attacked, in two batches for each attack; the child ended after a first one
+        batches = [spec.name for spec in THREE for _ in range(2)]
+        assert computed == batches[finished:]
 
     @pytest.fixture
-    def work(self, tmp_path):
+    def computed(self, monkeypatch):
+        """The names of what is computed, batch by batch, and not read."""
+        names = []
+        clean, attack = Bench.clean_predictions, bench.run_attack
+
+        def clean_predictions(self, on_progress):
+            names.append("clean")
+            return clean(self, on_progress)
+
+        def run_attack(spec, *arguments, **named):
+            names.append(spec.name)
+            return attack(spec, *arguments, **named)
+
+        monkeypatch.setattr(Bench, "clean_predictions", clean_predictions)
+        monkeypatch.setattr(bench, "run_attack", run_attack)
+        return names
+
+    @pytest.fixture
+    def work(self, tmp_path, computed):
         """Evaluate into one directory; gives which parts were computed and not read."""
 
         def work(net, **changes):
-            calls = []
-            result = run(net, resume_dir=tmp_path, on_progress=lambda *c: calls.append(c), **changes)
-            assert same(result, run(net, **changes))
-            return {name for name, done, total in calls if done != total}
+            expected = run(net, **changes)
+            computed.clear()
+            assert same(run(net, resume_dir=tmp_path, **changes), expected)
+            return set(computed)
 
         return work
 
@@ -376,23 +397,18 @@ class TestResume:
         for changes in ({"seed": 1}, {"count": 22}, {"batch_size": 7}, {"keep_examples": 3}):
             assert work(net, **changes) == {"clean", "fgsm"}
 
-    def test_other_images_and_labels_are_other_work(self, net, tmp_path):
+    def test_other_images_and_labels_are_other_work(self, net, tmp_path, computed):
         images, labels = byte_images(12), mostly_right_labels(net, byte_images(12))
         for change_images, change_labels in ((0, 0), (1, 0), (0, 1)):
             images[1, 0, 0, 0] ^= change_images
             labels[0] = (labels[0] + change_labels) % CLASSES
-            calls = []
-            arguments = {"num_classes": CLASSES, "batch_size": 5}
-            evaluate(
-                net,
-                images,
-                labels,
-                [FGSM],
-                resume_dir=tmp_path,
-                on_progress=lambda *c, calls=calls: calls.append(c),
-                **arguments,
-            )
-            assert len(calls) == 6  # three batches each, and nothing read
+            computed.clear()
+            evaluate(net, images, labels, [FGSM], resume_dir=tmp_path, num_classes=CLASSES, batch_size=5)
+            assert computed == [
+                "clean",
+                "fgsm",
+                "fgsm",
+            ]  # two batches of 9 or 10 right images, and nothing read
 
     def test_other_weights_are_other_work(self, net, work):
         work(net)
@@ -409,11 +425,12 @@ class TestResume:
 
     def test_damaged_files_are_done_again(self, net, work, tmp_path):
         work(net)
-        whole = (tmp_path / "fgsm.safetensors").read_bytes()
+        whole = (tmp_path / "fgsm-00001.safetensors").read_bytes()
         for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 64):
-            (tmp_path / "fgsm.safetensors").write_bytes(damaged)
+            (tmp_path / "fgsm-00001.safetensors").write_bytes(damaged)
             assert work(net) == {"fgsm"}
 
     def test_nothing_but_the_parts_is_left(self, net, work, tmp_path):
         work(net)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.safetensors", "fgsm.safetensors"]
+        parts = ["clean", "fgsm-00000", "fgsm-00001"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{part}.safetensors" for part in parts]

@@ -182,3 +182,32 @@ def test_parameter_files_for_dvc_are_complete(path: Path) -> None:
     for section, field in ExperimentSet.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             assert set(written[section]) == set(field.annotation.model_fields), section
+
+
+def test_attacks_come_after_those_whose_survivors_they_attack(tiny: dict[str, Any]) -> None:
+    tiny["attack"]["attacks"] = {
+        "a_last": {"kind": "square", "survivors_of": ["middle", "zero"]},
+        "middle": {"kind": "apgd_ce", "survivors_of": ["zero"]},
+        "zero": {"kind": "fgsm"},
+    }
+    [*_, experiment] = ExperimentSet.model_validate(tiny).experiments()
+    assert [spec.name for spec in experiment.attack.specifications()] == ["zero", "middle", "a_last"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"survivors_of": ["nobody"]}, "attacks.fgsm.survivors_of is ['nobody']; expected names of attacks"),
+        ({"eot_samples": 5}, "attacks.fgsm.eot_samples is 5; expected 1"),
+        ({"step_size": 0}, "step_size is 0.0, expected (0, 1]"),
+        ({"steps": 0}, "attack.attacks.fgsm.steps: expected greater than or equal to 1"),
+    ],
+)
+def test_attacks_that_cannot_be_are_refused_at_once(
+    tiny: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    tiny["attack"]["attacks"]["fgsm"] |= change
+    with pytest.raises(ValidationError) as error:
+        ExperimentSet.model_validate(tiny)
+    [line] = describe(error.value, ExperimentSet)
+    assert message in line

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.experiment import STAGES, Experiment, ExperimentSet
-from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys
+from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys, upstream
 
 
 def first_variant(content: dict[str, Any]) -> Experiment:
@@ -144,3 +144,24 @@ def test_a_key_is_the_hash_of_what_it_says(tiny: dict[str, Any]) -> None:
         f'{{"config":{config},"data":"d","seed":0,"stage":"prepare","upstream":{{}},"version":{version}}}'
     )
     assert stage_keys(first_variant(tiny), "d")["prepare"] == sha256(content.encode()).hexdigest()
+
+
+def test_what_an_attack_does_not_read_moves_nothing(tiny: dict[str, Any]) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["attack"]["attacks"]["fgsm"] |= {"steps": 7, "queries": 9}
+    assert stage_keys(first_variant(tiny), "data") == before
+    tiny["attack"]["attacks"]["fgsm"] |= {"eps": "4/255"}
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == ["attack"]
+
+
+def test_a_transfer_reads_the_teacher(tiny: dict[str, Any]) -> None:
+    tiny["attack"]["attacks"]["transfer"] = {"kind": "transfer"}
+    assert upstream("attack", first_variant(tiny)) == ("prepare", "pretrain", "finetune")
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["distill"]["checkpoint"] = "last"
+    assert stage_config("attack", first_variant(tiny))["checkpoint"] == "last"
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == [
+        "distill",
+        "finetune",
+        "attack",
+    ]

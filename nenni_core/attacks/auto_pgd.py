@@ -1,0 +1,81 @@
+"""APGD (Croce & Hein 2020, arXiv 2003.01690) over torchattacks, also for random models and for few classes.
+
+torchattacks judges an image on one noisy forward pass and returns the clean image where that one was right.
+For a random model its search is used and its judgement is not: of all points that it thinks best, the one
+with the lowest margin over fresh draws is returned.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nenni_core.attacks.carlini_wagner import margin_of
+from nenni_core.attacks.setting import Perturb, Setting
+from nenni_core.attacks.spec import AttackSpec
+
+TARGETS = 9
+"""The most target classes that are tried, as in the standard AutoAttack."""
+DLR_CLASSES = 4
+"""The targeted DLR loss needs the four largest logits."""
+
+
+def apgd_ce(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """APGD on the cross-entropy, gradients averaged over the draws of a random model."""
+    from torchattacks import APGD
+
+    attack = APGD(model, eps=spec.eps, steps=spec.steps, loss="ce", eot_iter=setting.draws, seed=setting.seed)
+    if setting.draws == 1:
+        return attack
+    return lambda x, y: attack.perturb(x, y, best_loss=True)[1]
+
+
+def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """APGD on the targeted difference of logits ratio, towards the likeliest other classes in turn.
+
+    With fewer than four classes that ratio does not exist, and the difference itself is used.
+    """
+    from torchattacks import APGDT
+
+    attack = APGDT(
+        model,
+        eps=spec.eps,
+        steps=spec.steps,
+        eot_iter=setting.draws,
+        seed=setting.seed,
+        n_classes=min(setting.num_classes, TARGETS + 1),
+    )
+    if setting.num_classes < DLR_CLASSES:
+        attack.dlr_loss_targeted = _targeted_difference
+    if setting.draws == 1:
+        return attack
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        def candidates() -> Iterator[Tensor]:
+            for target in range(2, attack.n_target_classes + 2):
+                attack.target_class = target
+                yield attack.attack_single_run(x, y)[0]
+
+        return lowest_mean_margin(model, candidates(), y, setting.draws)
+
+    return perturb
+
+
+def _targeted_difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+@torch.no_grad()
+def lowest_mean_margin(model: nn.Module, candidates: Iterator[Tensor], y: Tensor, draws: int) -> Tensor:
+    """Of the candidates for each image the one whose margin, averaged over `draws` passes, is lowest."""
+    best: Tensor | None = None
+    lowest = torch.full((len(y),), float("inf"), device=y.device)
+    for candidate in candidates:
+        margin = torch.stack([margin_of(model(candidate), y) for _ in range(draws)]).mean(dim=0)
+        better = margin < lowest
+        best = (
+            candidate.clone() if best is None else torch.where(better[:, None, None, None], candidate, best)
+        )
+        lowest = torch.minimum(margin, lowest)
+    assert best is not None, "there are two classes or more"
+    return best

@@ -1,0 +1,39 @@
+"""Attacks that ask the model for nothing but its logits."""
+
+import torch
+from torch import Tensor, nn
+
+from nenni_core.attacks.carlini_wagner import margin_of
+from nenni_core.attacks.setting import Perturb, Setting
+from nenni_core.attacks.spec import AttackSpec
+from nenni_core.errors import InputError
+
+
+def square(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """Random search with squares (Andriushchenko et al. 2020, arXiv 1912.00049), without gradients.
+
+    For a random model each query is the mean margin over the draws.
+    """
+    from torchattacks import Square
+
+    class AveragedSquare(Square):
+        def margin_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            margin = torch.stack([margin_of(model(x), y) for _ in range(setting.draws)]).mean(dim=0)
+            return margin, margin
+
+    return AveragedSquare(model, eps=spec.eps, n_queries=spec.queries, seed=setting.seed)
+
+
+def transfer(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
+    """PGD on another network, the surrogate: what fools it often fools this one (Papernot et al. 2017)."""
+    from torchattacks import PGD
+
+    if setting.surrogate is None:
+        raise InputError(f"attack {spec.name} is made on another network: name one as the surrogate")
+    return PGD(
+        setting.surrogate,
+        eps=spec.eps,
+        alpha=spec.step_size,
+        steps=spec.steps,
+        random_start=spec.random_start,
+    )

@@ -1,0 +1,17 @@
+"""Accuracy of a model on clean images and under attacks, sample by sample.
+
+Nothing here trusts an attack: whether a sample is still classified correctly is decided by forward passes of
+their own, and an accuracy is the mean of stored per-sample results.
+"""
+
+from nenni_core.evaluation.evaluate import evaluate
+from nenni_core.evaluation.results import (
+    CLEAN,
+    WORST_CASE,
+    Accuracy,
+    AttackOutcome,
+    Evaluation,
+    Examples,
+)
+
+__all__ = ["CLEAN", "WORST_CASE", "Accuracy", "AttackOutcome", "Evaluation", "Examples", "evaluate"]

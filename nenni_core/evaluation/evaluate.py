@@ -1,0 +1,161 @@
+"""One model under one list of attacks, resumable at every batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from jaxtyping import Int, Num
+from torch import Tensor, nn
+
+from nenni_core.attacks.adapter import model_device
+from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.spec import AttackSpec
+from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision
+from nenni_core.errors import InputError
+from nenni_core.evaluation.bench import Bench, Worst
+from nenni_core.evaluation.files import evaluation_guard, load_part, save_part
+from nenni_core.evaluation.results import CLEAN, WORST_CASE, AttackOutcome, Evaluation, Examples
+from nenni_core.progress import ProgressCallback, silent
+from nenni_core.randomness import noise_streams
+
+
+def evaluate(
+    model: nn.Module,
+    images: Num[Tensor, "images channels height width"],
+    labels: Int[Tensor, "images"],
+    attacks: Sequence[AttackSpec],
+    *,
+    num_classes: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    surrogate: nn.Module | None = None,
+    on_progress: ProgressCallback = silent,
+    keep_examples: int = 8,
+    resume_dir: Path | None = None,
+) -> Evaluation:
+    """Judge `model` on uint8 `images`, clean and under each of `attacks`, in float32 and channels-last.
+
+    Only images that are still classified correctly are attacked, in full batches of `batch_size`. Two calls
+    with equal arguments give equal results to the bit. A random model (`noise_streams`) is judged on fresh
+    draws of the stream "inference": as many as the largest `eot_samples` of the attacks, and the worst images
+    of all attacks together on as many again. The models may be in any mode and are left as they were.
+
+    `surrogate` is the network that attacks of the kind "transfer" are made on, usually the dense teacher.
+
+    With `resume_dir`, the clean pass and each attacked batch are stored there, and a later call with the
+    same models, images, attacks and seed takes them from there; anything else is computed anew.
+
+    Raises `InputError` for images that are not uint8, labels outside the classes, unknown or equally named
+    attacks, logits of a wrong shape or not finite, and a model that switches itself to training mode;
+    `AttackError` if an attack breaks its contract.
+    """
+    _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples)
+    images, labels = images.cpu(), labels.long().cpu()
+    device = model_device(model, images.device)
+    random = bool(noise_streams(model))
+    settings = {"seed": seed, "num_classes": num_classes, "batch_size": batch_size, "examples": keep_examples}
+    guard = "" if resume_dir is None else evaluation_guard(model, images, labels, settings)
+    if resume_dir is not None and surrogate is not None:
+        guard += evaluation_guard(surrogate, images[:0], labels[:0], {})
+    bench = Bench(
+        model=model,
+        surrogate=surrogate,
+        images=images,
+        labels=labels,
+        num_classes=num_classes,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        random=random,
+        draws=max([spec.eot_samples for spec in attacks], default=1) if random else 1,
+        folder=resume_dir,
+        guard=guard,
+    )
+    with frozen_for_evaluation(model), full_precision(device):
+        stored = load_part(resume_dir, CLEAN, guard)
+        if stored is None:
+            started = perf_counter()
+            predicted = bench.clean_predictions(on_progress)
+            stored = {"predicted": predicted}, {"seconds": perf_counter() - started}
+            save_part(resume_dir, CLEAN, guard, *stored)
+        else:
+            on_progress(CLEAN, len(images), len(images))
+        clean_predicted, clean_seconds = stored[0]["predicted"], float(stored[1]["seconds"])
+
+        clean_correct = clean_predicted == labels
+        keep = _one_of_each_class_first(clean_correct.nonzero().flatten(), labels, keep_examples)
+        worst = Worst(images, clean_correct) if bench.draws > 1 else None
+        outcomes: dict[str, AttackOutcome] = {}
+        for spec in attacks:
+            outcomes[spec.name] = bench.attack(spec, clean_predicted, outcomes, keep, worst, on_progress)
+        judged_again = None if worst is None else bench.judge_worst(worst, clean_correct, on_progress)
+
+    examples = Examples(
+        index=keep,
+        label=labels[keep],
+        clean=images[keep].float().div(255),
+        adversarial={name: outcome.examples for name, outcome in outcomes.items()},
+        predicted={name: outcome.predicted[keep] for name, outcome in outcomes.items()},
+    )
+    return Evaluation(
+        labels=labels,
+        clean_correct=clean_correct,
+        clean_predicted=clean_predicted,
+        clean_seconds=clean_seconds,
+        attacks=outcomes,
+        examples=examples,
+        judged_again=judged_again,
+    )
+
+
+def _one_of_each_class_first(candidates: Tensor, labels: Tensor, count: int) -> Tensor:
+    """`count` of the `candidates` (indices), taking one of each class before a second of any; sorted."""
+    seen: dict[int, int] = {}
+    ranked: list[tuple[int, int]] = []
+    for index in candidates.tolist():
+        label = int(labels[index])
+        ranked.append((seen.get(label, 0), index))
+        seen[label] = seen.get(label, 0) + 1
+    return torch.tensor(sorted(index for _, index in sorted(ranked)[:count]), dtype=torch.int64)
+
+
+def _check_arguments(
+    images: Tensor,
+    labels: Tensor,
+    attacks: Sequence[AttackSpec],
+    num_classes: int,
+    batch_size: int,
+    keep_examples: int,
+) -> None:
+    if images.dtype != torch.uint8:
+        raise InputError(f"images are {images.dtype}, expected torch.uint8 in [0, 255]")
+    if len(images) == 0 or len(images) != len(labels):
+        raise InputError(
+            f"{len(images)} images and {len(labels)} labels, expected as many of each, at least 1"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise InputError(
+            f"labels lie in [{int(labels.min())}, {int(labels.max())}], expected [0, {num_classes - 1}]"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected at least 1")
+    if keep_examples < 0:
+        raise InputError(f"keep_examples is {keep_examples}, expected 0 or more")
+    earlier: list[str] = []
+    for spec in attacks:
+        kind = attack_kind(spec)
+        if num_classes < kind.min_classes:
+            raise InputError(
+                f"attack {spec.name}: {spec.kind!r} needs {kind.min_classes} classes, not {num_classes}"
+            )
+        if spec.name in (CLEAN, WORST_CASE):
+            raise InputError(f"an attack cannot be named {spec.name!r}, which is a column of its own")
+        if spec.name in earlier:
+            raise InputError(f"two attacks are named {spec.name!r}, expected different names")
+        for name in spec.survivors_of:
+            if name not in earlier:
+                raise InputError(
+                    f"attack {spec.name}: survivors_of names {name!r}, which is no earlier attack"
+                )
+        earlier.append(spec.name)

@@ -25,7 +25,7 @@ MOMENTS = {
     "pretrain": f"{SCRATCH}/cpu/epoch-00003.safetensors",
     "distill": "layers.csv",
     "finetune": f"{SCRATCH}/cpu/epoch-00002.safetensors",
-    "attack": f"{SCRATCH}/cpu/pgd20.safetensors",
+    "attack": f"{SCRATCH}/cpu/pgd20-00000.safetensors",
 }
 # Python imports this in every process of ours. Renaming a file is an audited event, which comes first.
 SITECUSTOMIZE = """

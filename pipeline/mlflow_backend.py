@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nenni_core.errors import InputError
 from pipeline.command_line import silence_telemetry
 from pipeline.locks import locked_file
 
@@ -49,6 +50,8 @@ def connect(uri: str) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.WARNING)
+    # it logs a traceback of every failure that it also raises, which the caller says in one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     database = database_path(uri)
     with exclusive(uri):
         if database is not None:
@@ -63,14 +66,20 @@ def connect(uri: str) -> "MlflowClient":
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     """The MLflow experiment called `name`, created if need be.
 
-    A local one keeps its artifacts in `mlartifacts/` beside the database.
+    A local one keeps its artifacts in `mlartifacts/` beside the database, under an absolute path. Raises
+    `InputError` if that is the path of another folder.
     """
     with exclusive(uri):
         found = client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
-                client.restore_experiment(found.experiment_id)
-            return found.experiment_id
         database = database_path(uri)
-        location = None if database is None else (database.parent / ARTIFACTS).as_uri()
-        return client.create_experiment(name, artifact_location=location, tags=KIND)
+        location = None if database is None else (database.absolute().parent / ARTIFACTS).as_uri()
+        if found is None:
+            return client.create_experiment(name, artifact_location=location, tags=KIND)
+        if location is not None and found.artifact_location != location:
+            raise InputError(
+                f"{database.name} was copied or moved here, the files of its runs are in "
+                f"{found.artifact_location}; delete it, `python -m pipeline.tracking sync` makes it again"
+            )
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id

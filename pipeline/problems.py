@@ -8,13 +8,20 @@ from difflib import get_close_matches
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+LONGEST = 300
+"""Characters of a line: a wrong value can be of any size."""
+
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per problem: the key, what is wrong, the nearest valid choice.
 
     `model` is the class that was validated; its fields say which keys exist.
     """
-    return [_line(problem, model) for problem in error.errors(include_url=False)]
+    return [_shortened(_line(problem, model)) for problem in error.errors(include_url=False)]
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel]) -> str:

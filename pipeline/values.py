@@ -70,6 +70,8 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{source}{where}: not valid YAML: {error.problem}") from error
+    except RecursionError:
+        raise InputError(f"{source}: not a parameter file: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

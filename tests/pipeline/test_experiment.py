@@ -211,3 +211,12 @@ def test_attacks_that_cannot_be_are_refused_at_once(
         ExperimentSet.model_validate(tiny)
     [line] = describe(error.value, ExperimentSet)
     assert message in line
+
+
+def test_a_huge_value_does_not_make_a_huge_message(tiny: dict[str, Any]) -> None:
+    tiny["seed"] = [["x" * 100] * 100] * 100
+    with pytest.raises(ValidationError) as error:
+        ExperimentSet.model_validate(tiny)
+    [line] = describe(error.value, ExperimentSet)
+    assert line.startswith("seed: expected")
+    assert len(line) <= 300

@@ -8,61 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import manifest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from stored_stages import EPOCHS, plans_of, store_set, store_stage
+from tracked_runs import all_runs, history, runs_of, track
 from typer.testing import CliRunner
 
 from pipeline import tracking
 from pipeline.config import Tracking
 from pipeline.run_tags import flatten
-from pipeline.runner import Plan
-from pipeline.store import Entry, Store
+from pipeline.store import Store
 from pipeline.tracking import PARENT, Tracker, experiment_key
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests here: creating one takes seconds. Each test has its own experiment."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
-@pytest.fixture
-def settings(request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(experiment=request.node.name)
-
-
-@pytest.fixture
-def client(uri: str) -> MlflowClient:
-    return MlflowClient(tracking_uri=uri)
-
-
-def runs_of(client: MlflowClient, settings: Tracking) -> tuple[list[Run], list[Run]]:
-    """Parent runs and child runs of a test's experiment."""
-    experiment = client.get_experiment_by_name(settings.experiment)
-    runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
-    return [r for r in runs if PARENT not in r.data.tags], [r for r in runs if PARENT in r.data.tags]
-
-
-def all_runs(client: MlflowClient, settings: Tracking) -> list[Run]:
-    parents, children = runs_of(client, settings)
-    return [*parents, *children]
-
-
-def track(store: Store, plans: list[Plan], settings: Tracking, uri: str) -> list[str]:
-    """Tell a new tracker that everything is there; returns what it reported."""
-    lines: list[str] = []
-    tracker = Tracker(settings, plans, store=store, report=lines.append, uri=uri)
-    for planned in plans:
-        for stage in planned.experiment.stages:
-            tracker.finished(stage, planned, store_stage(store, stage, planned), cached=True)
-    tracker.close()
-    return lines
-
-
-def history(client: MlflowClient, run: Run, name: str = "train_loss") -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
 
 def test_a_set_becomes_a_parent_with_a_child_per_stage_instance(
@@ -167,64 +123,6 @@ def test_tracking_twice_adds_nothing(
         assert run.info.end_time == after[run_id].info.end_time
 
 
-def recompute(store: Store, planned: Plan, losses: list[float]) -> Entry:
-    """Put another result of the stage `pretrain` into the store."""
-    key = planned.keys["pretrain"]
-    store.discard("pretrain", key)
-    out = store.begin("pretrain", key)
-    rows = [{"epoch": step, "train_loss": loss} for step, loss in enumerate(losses)]
-    (out / "history.json").write_text(json.dumps(rows))
-    return store.commit(manifest(key, metrics={"best_epoch": 0.0}))
-
-
-@pytest.mark.parametrize("watched", [True, False], ids=["watched", "tracking was off"])
-def test_another_result_replaces_the_run_of_the_old_one(
-    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient, watched: bool
-) -> None:
-    store, plans = store_set(tmp_path, tiny)
-    track(store, plans, settings, uri)
-    _, before = runs_of(client, settings)
-    if watched:
-        tracker = Tracker(settings, plans, store=store, uri=uri)
-        with tracker.computing("pretrain", plans[0], resumed=False) as on_record:
-            on_record({"train_loss": 7.0}, 0)
-            entry = recompute(store, plans[0], [7.0, 6.0])
-        tracker.finished("pretrain", plans[0], entry, cached=False)
-        tracker.close()
-    else:
-        recompute(store, plans[0], [7.0, 6.0])
-        track(store, plans, settings, uri)
-    [parent], after = runs_of(client, settings)
-    assert parent.info.status == "FINISHED"
-    assert len(after) == len(before)
-    [old] = [run for run in before if run.data.tags["stage"] == "pretrain"]
-    [new] = [run for run in after if run.data.tags["stage"] == "pretrain"]
-    assert new.info.run_id != old.info.run_id
-    assert new.info.status == "FINISHED"
-    assert history(client, new) == [(0, 7.0), (1, 6.0)]
-    assert new.data.metrics["best_epoch"] == 0.0
-    others = [
-        {run.info.run_id for run in runs} - {old.info.run_id, new.info.run_id} for runs in (before, after)
-    ]
-    assert others[0] == others[1]
-    assert client.get_run(old.info.run_id).info.lifecycle_stage == "deleted"
-
-
-@pytest.mark.parametrize("resumed", [True, False])
-def test_a_stage_begun_anew_does_not_keep_the_curves_of_the_attempt_before(
-    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient, resumed: bool
-) -> None:
-    store, plans = Store(tmp_path), plans_of(tiny)
-    killed = Tracker(settings, plans, store=store, uri=uri)
-    killed.computing("pretrain", plans[0], resumed=False).__enter__()({"train_loss": 9.0}, 0)
-    again = Tracker(settings, plans, store=store, uri=uri)
-    with again.computing("pretrain", plans[0], resumed=resumed):
-        entry = recompute(store, plans[0], [9.0 if resumed else 7.0, 6.0])
-    again.finished("pretrain", plans[0], entry, cached=False)
-    _, [run] = runs_of(client, settings)
-    assert history(client, run) == [(0, 9.0 if resumed else 7.0), (1, 6.0)]
-
-
 def test_sets_with_shared_stages_have_complete_tables_each(
     tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
 ) -> None:
@@ -240,65 +138,6 @@ def test_sets_with_shared_stages_have_complete_tables_each(
             run.data.tags["stage"] for run in children if run.data.tags[PARENT] == parent.info.run_id
         )
         assert stages == ["attack", "attack", "distill", "finetune", "prepare", "pretrain"]
-
-
-def test_a_resumed_stage_continues_its_run_without_repeating_steps(
-    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str, client: MlflowClient
-) -> None:
-    store, plans = Store(tmp_path), plans_of(tiny)
-    first = Tracker(settings, plans, store=store, uri=uri)
-    context = first.computing("pretrain", plans[0], resumed=False)
-    on_record = context.__enter__()  # and no exit: what a killed process leaves
-    on_record({"train_loss": 2.0}, 0)
-    [parent], [run] = runs_of(client, settings)
-    assert (parent.info.status, run.info.status) == ("RUNNING", "RUNNING")
-    assert run.data.tags["cached"] == "false"
-    assert history(client, run) == [(0, 2.0)]
-
-    second = Tracker(settings, plans, store=store, uri=uri)
-    with second.computing("pretrain", plans[0], resumed=True) as on_record:
-        on_record({"train_loss": 2.0, "train_accuracy": 0.0}, 0)
-        on_record({"train_loss": 1.0, "train_accuracy": 0.1}, 1)
-        entry = store_stage(store, "pretrain", plans[0])
-    second.finished("pretrain", plans[0], entry, cached=False)
-    second.close()
-    [parent], [again] = runs_of(client, settings)
-    assert again.info.run_id == run.info.run_id
-    assert again.info.status == "FINISHED"
-    assert parent.info.status == "RUNNING"  # the other stages are still to come
-    assert history(client, again) == [(0, 2.0), (1, 1.0), (2, 0.0)]
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(RuntimeError("loss is nan in epoch 3"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
-    ids=["diverged", "interrupted"],
-)
-def test_a_failed_stage_ends_its_run_and_can_be_done_again(
-    tmp_path: Path,
-    tiny: dict[str, Any],
-    settings: Tracking,
-    uri: str,
-    client: MlflowClient,
-    error: BaseException,
-    status: str,
-) -> None:
-    store, plans = Store(tmp_path), plans_of(tiny)
-    tracker = Tracker(settings, plans, store=store, uri=uri)
-    with pytest.raises(type(error)), tracker.computing("pretrain", plans[0], resumed=False):
-        raise error
-    tracker.close()
-    _, [run] = runs_of(client, settings)
-    assert run.info.status == status
-    assert run.data.tags["error"] == f"{type(error).__name__}: {error}"
-
-    again = Tracker(settings, plans, store=store, uri=uri)
-    with again.computing("pretrain", plans[0], resumed=False):
-        entry = store_stage(store, "pretrain", plans[0])
-    again.finished("pretrain", plans[0], entry, cached=False)
-    _, [run] = runs_of(client, settings)
-    assert run.info.status == "FINISHED"
-    assert "error" not in run.data.tags
 
 
 def test_a_server_that_is_down_costs_one_line_and_no_result(
@@ -334,6 +173,23 @@ def test_a_database_that_breaks_midway_costs_one_line_and_no_result(
     tracker.finished("pretrain", plans[0], entry, cached=False)
     [line] = lines
     assert "ZeroDivisionError" in line
+
+
+def test_a_database_that_was_copied_is_not_written_to(
+    tmp_path: Path, tiny: dict[str, Any], settings: Tracking, uri: str
+) -> None:
+    """Its runs' files have absolute paths: the copy would write into the original."""
+    store, plans = store_set(tmp_path / "store", tiny)
+    assert track(store, plans, settings, uri) == []
+    copied = tmp_path / "elsewhere" / "mlflow.db"
+    copied.parent.mkdir()
+    with (
+        closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as source,
+        closing(sqlite3.connect(copied)) as to,
+    ):
+        source.backup(to)
+    [line] = track(store, plans, settings, f"sqlite:///{copied}")
+    assert "mlflow.db was copied or moved here" in line
 
 
 def test_the_database_lets_readers_pass(uri: str, client: MlflowClient) -> None:

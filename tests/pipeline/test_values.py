@@ -110,3 +110,8 @@ def test_one_value_is_a_list_of_one() -> None:
     assert as_list(0.9) == [0.9]
     assert as_list("4:8") == ["4:8"]
     assert as_list((1, 2)) == [1, 2]
+
+
+def test_a_file_that_is_nested_too_deeply_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"deep\.yaml: not a parameter file: it is nested too deeply"):
+        parse_yaml("seed: " + "[" * 3000 + "]" * 3000, source="deep.yaml")

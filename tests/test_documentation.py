@@ -1,5 +1,6 @@
 """What the documents say is so: links lead somewhere, commands exist, and the examples run."""
 
+import csv
 import doctest
 import importlib
 import pkgutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nenni_core
+from pipeline.experiment import load_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTING = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -126,3 +128,23 @@ def test_examples_in_docstrings_are_true() -> None:
     results = {name: doctest.testmod(importlib.import_module(name)) for name in modules}
     assert {name: result.failed for name, result in results.items() if result.failed} == {}
     assert sum(result.attempted for result in results.values()) > 0
+
+
+def test_the_readmes_table_is_the_committed_run() -> None:
+    """README.md's demo table against plots/accuracy.csv, which `dvc repro` wrote beside dvc.lock."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- demo:start -->")[2].partition("<!-- demo:end -->")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    columns = ("clean", "fgsm", "pgd20", "mifgsm", "pgd20_straight_through", "worst_case")
+    shown = {}
+    for label, *cells in rows[2:]:
+        variant = "dense" if label == "Dense teacher" else label.lower().replace(", ", "-").replace(" ", "-")
+        shown[variant] = [cell.split(" ")[0] for cell in cells[: len(columns)]]
+    with (ROOT / "plots" / "accuracy.csv").open(encoding="utf-8") as file:
+        computed = {
+            row["variant"]: [f"{100 * float(row[column]):.1f}" for column in columns]
+            for row in csv.DictReader(file)
+        }
+    assert shown == computed
+    labels = [experiment.label for experiment in load_parameters(ROOT / "params.yaml").experiments()]
+    assert list(computed) == labels

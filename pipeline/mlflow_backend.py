@@ -75,7 +75,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
         location = None if database is None else (database.absolute().parent / ARTIFACTS).as_uri()
         if found is None:
             return client.create_experiment(name, artifact_location=location, tags=KIND)
-        if location is not None and found.artifact_location != location:
+        if database is not None and found.artifact_location != location:
             raise InputError(
                 f"{database.name} was copied or moved here, the files of its runs are in "
                 f"{found.artifact_location}; delete it, `python -m pipeline.tracking sync` makes it again"

@@ -155,6 +155,10 @@ class _Images:
     """The images of batches that may have labels beside them; can be iterated again and again."""
 
     def __init__(self, data: Iterable[Batch]) -> None:
+        if isinstance(data, Tensor):
+            raise InputError(
+                f"data is one tensor of shape {tuple(data.shape)}; expected batches, such as a list of it"
+            )
         if iter(data) is data:
             raise InputError(
                 f"data is a {type(data).__name__}, which can be read only once; "

@@ -5,6 +5,7 @@ their own, and an accuracy is the mean of stored per-sample results.
 """
 
 from nenni_core.evaluation.evaluate import evaluate
+from nenni_core.evaluation.masking import MaskingVerdict, masking_probes, masking_verdict
 from nenni_core.evaluation.results import (
     CLEAN,
     WORST_CASE,
@@ -14,4 +15,15 @@ from nenni_core.evaluation.results import (
     Examples,
 )
 
-__all__ = ["CLEAN", "WORST_CASE", "Accuracy", "AttackOutcome", "Evaluation", "Examples", "evaluate"]
+__all__ = [
+    "CLEAN",
+    "WORST_CASE",
+    "Accuracy",
+    "AttackOutcome",
+    "Evaluation",
+    "Examples",
+    "MaskingVerdict",
+    "evaluate",
+    "masking_probes",
+    "masking_verdict",
+]

@@ -269,3 +269,9 @@ def test_frozen_parameters_are_distilled_and_stay_frozen(network: nn.Module) -> 
     distill(noisy, batches(), solver="sgd", epochs=2)
     assert not torch.equal(noisy[0].approx_weight, before)
     assert not any(parameter.requires_grad for parameter in noisy.parameters())
+
+
+def test_one_tensor_is_no_list_of_batches() -> None:
+    network = inject(nn.Sequential(nn.Conv2d(3, 4, 3)), Injection(ratio=0.5))
+    with pytest.raises(InputError, match=r"one tensor of shape \(2, 3, 8, 8\); expected batches"):
+        distill(network, torch.rand(2, 3, 8, 8))

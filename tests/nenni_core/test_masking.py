@@ -1,0 +1,155 @@
+"""The masking verdict: defences whose robustness is known to be zero are named, honest models are not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from attack_models import NoisyInput, byte_images, conv_net, linear_model
+from torch import Tensor, nn
+
+from nenni_core.attacks import AttackSpec, adaptive_protocol, paper_protocol
+from nenni_core.errors import InputError
+from nenni_core.evaluation import Evaluation, evaluate
+from nenni_core.evaluation.masking import MaskingVerdict, masking_probes, masking_verdict
+from nenni_core.randomness import NoiseStream
+
+PAPER = tuple(spec for spec in paper_protocol() if spec.name in ("fgsm", "mifgsm", "pgd20"))
+IMAGES = 40
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return torch.zeros_like(gradient)
+
+
+class GradientKiller(nn.Module):
+    """A network whose gradient is zero and whose decisions are those of the network inside."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(_NoGradient.apply(x))
+
+
+class FewPixels(nn.Module):
+    """Decides by the mean of a tenth of the pixels, drawn anew each time.
+
+    An attack on one draw moves the pixels of that draw, and the next draw looks at others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_stream = NoiseStream(0, "inference")
+        self._held: tuple[NoiseStream, int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.noise_stream
+        if stream.held and self._held is not None and self._held[:2] == (stream, stream.epoch):
+            mask = self._held[2]
+        else:
+            mask = (torch.rand(x.shape[1:], generator=stream.generator) < 0.1).to(x.dtype)
+            if stream.held:
+                self._held = stream, stream.epoch, mask
+        score = 10 * ((x - 0.5) * mask).flatten(1).sum(1)
+        return torch.stack([score, -score], dim=1)
+
+
+def judge(
+    model: nn.Module, images: Tensor, labels: Tensor, surrogate: nn.Module | None = None, **adaptive: int
+) -> tuple[Evaluation, MaskingVerdict]:
+    """Both protocols, the paper's without its slow attacks."""
+    surrogate = linear_model(seed=5) if surrogate is None else surrogate
+    known = adaptive_protocol(**({"steps": 30, "queries": 2000, "eot_samples": 1} | adaptive))
+    attacks = [*PAPER, *masking_probes(), *known]
+    result = evaluate(model, images, labels, attacks, num_classes=2, surrogate=surrogate, keep_examples=0)
+    verdict = masking_verdict(result, paper=[s.name for s in PAPER], adaptive=[s.name for s in known])
+    return result, verdict
+
+
+def fragile(images: Tensor) -> tuple[nn.Module, Tensor]:
+    """A linear network that 3/255 are enough to fool on every one of `images`, and its decisions."""
+    net = linear_model(scale=1.0)
+    with torch.no_grad():
+        weight, x = net[1].weight, images.float().div(255).flatten(1)
+        difference = weight[0] - weight[1]
+        net[1].bias.zero_()
+        labels = (x @ difference < 0).long()
+        # shift every image towards the border, to a margin of what 2/255 of all pixels can change
+        margin = (x @ difference)[:, None]
+        reach = difference.abs().sum()
+        shifted = x - (margin - margin.sign() * reach * 2 / 255) * difference / difference.square().sum()
+        images.copy_((shifted.clamp(0, 1) * 255).round().to(torch.uint8).view_as(images))
+        labels = net(images.float().div(255)).argmax(1)
+    return net, labels
+
+
+def test_a_gradient_killer_is_broken_and_named() -> None:
+    images = byte_images(IMAGES, size=4) // 3 + 85
+    net, labels = fragile(images)
+    result, verdict = judge(GradientKiller(net), images, labels)
+    assert min(result.accuracy(spec.name).value for spec in PAPER) > 0.5  # "robust"
+    assert result.accuracy("square").value < 0.05
+    expected = {"protocols_disagree", "black_box_beats_white_box", "more_steps_do_not_help", "zero_gradients"}
+    assert expected <= set(verdict.raised)
+
+
+def test_random_noise_is_averaged_away_and_named() -> None:
+    """Every pixel is 5/255 on the side of its class: 8/255 turn all of them."""
+    labels = torch.arange(IMAGES) % 2
+    images = torch.where(labels == 0, 133, 122)[:, None, None, None].expand(-1, 3, 8, 8).to(torch.uint8)
+    result, verdict = judge(FewPixels(), images.contiguous(), labels, FewPixels(), eot_samples=20, queries=50)
+    assert result.accuracy("pgd20").value > 0.9  # "robust"
+    assert result.accuracy("apgd_ce").value < 0.05
+    assert result.accuracy("worst_case").value < 0.05
+    assert "protocols_disagree" in verdict.raised
+
+
+def test_an_honest_network_is_not_accused() -> None:
+    """A linear network: its gradient is what it is, and margins of all sizes."""
+    net, images = linear_model(scale=2.0), byte_images(IMAGES * 3, size=4) // 2 + 64
+    labels = net(images.float() / 255).argmax(1).detach()
+    result, verdict = judge(net, images, labels)
+    assert 0.05 < result.accuracy("pgd20").value < 0.95
+    assert verdict.raised == ()
+
+
+def test_it_is_written_for_people_and_for_programs() -> None:
+    images = byte_images(IMAGES, size=4) // 3 + 85
+    net, labels = fragile(images)
+    _, verdict = judge(GradientKiller(net), images, labels, queries=200)
+    summary = json.loads(json.dumps(verdict.summary()))
+    assert summary["raised"] == list(verdict.raised)
+    assert summary["tests"]["zero_gradients"]["share"] == 1.0
+    text = str(verdict)
+    assert text.startswith("Gradients look masked.")
+    assert "[x] Are input gradients exactly zero? share 100.0%" in text
+    assert len(text.splitlines()) == 7
+
+
+def test_attacks_that_were_not_run_are_named() -> None:
+    images = byte_images(4, size=4)
+    fgsm = AttackSpec(name="fgsm", kind="fgsm")
+    result = evaluate(linear_model(), images, torch.zeros(4, dtype=torch.int64), [fgsm], num_classes=2)
+    with pytest.raises(InputError, match=r"needs the attacks pgd20, pgd20_eps64_probe, pgd2_probe, square"):
+        masking_verdict(result, paper=["fgsm"], adaptive=[])
+
+
+def test_worst_images_of_a_random_model_are_judged_on_further_draws() -> None:
+    """An attack that does nothing must not lower the worst case of a noisy network by being repeated."""
+    net = NoisyInput(conv_net().eval(), sigma=0.2)
+    images = byte_images(60)
+    labels = net.net(images.float() / 255).argmax(1)
+    idle = AttackSpec(name="idle0", kind="apgd_ce", eps=0.0, steps=1, eot_samples=10)
+    attacks = [replace(idle, name=f"idle{i}") for i in range(5)]
+    result = evaluate(net, images, labels, attacks, num_classes=4, keep_examples=0)
+    single = result.accuracy("idle0").value
+    assert result.worst_case_correct.float().mean() < single - 0.05  # what adding up unlucky draws would say
+    assert result.accuracy("worst_case").value > single - 0.05

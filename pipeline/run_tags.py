@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.files import read_json
 from pipeline.keys import stage_seed
 from pipeline.provenance import commit
 from pipeline.runner import Plan
-from pipeline.store import Entry
+from pipeline.store import MASKING, Entry
 
 WEIGHTS = ".safetensors"
 """Suffix of the files that stay in the store; the runs name their SHA-256."""
@@ -65,6 +66,8 @@ def result_tags(entry: Entry) -> dict[str, str]:
     weights = {name: record.sha256 for name, record in manifest.files.items() if name.endswith(WEIGHTS)}
     if weights:
         tags["weights_sha256"] = json.dumps(weights)
+    if MASKING in manifest.files:
+        tags["masking"] = ", ".join(read_json(entry.path / MASKING)["raised"]) or "no sign of it"
     if "images" in manifest.metrics:
         tags["images"] = str(int(manifest.metrics["images"]))
     return tags

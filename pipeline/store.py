@@ -33,6 +33,8 @@ from pipeline.locks import BusyError, locked_file
 MANIFEST = "manifest.json"
 SCRATCH = "checkpoint"
 """Sub-folder of an unfinished entry for what a stage needs to continue; not part of the result."""
+MASKING = "masking.json"
+"""File of an attack's entry with the verdict on gradient masking."""
 TIMING = "timing.json"
 """File of an entry that may differ between two equal computations (seconds, not results)."""
 

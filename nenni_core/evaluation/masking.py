@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nenni_core.attacks.kinds import attack_kind
 from nenni_core.attacks.protocols import PAPER_EPS
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import InputError
@@ -21,6 +22,8 @@ UNBOUNDED_EPS = 64 / 255
 """A radius within which every image can be turned into one of another class."""
 FEW_STEPS = "pgd2_probe"
 UNBOUNDED = "pgd20_eps64_probe"
+NEEDED = {"fgsm", "pgd20", "square", FEW_STEPS, UNBOUNDED}
+"""Attacks that the tests are about."""
 
 
 def masking_probes(eps: float = PAPER_EPS, step_size: float = 2 / 255) -> tuple[AttackSpec, ...]:
@@ -71,6 +74,23 @@ class MaskingVerdict:
         return "\n".join(lines)
 
 
+def verdict_of(evaluation: Evaluation) -> MaskingVerdict | None:
+    """The verdict, if the attacks that it needs were run under their usual names; else None.
+
+    The adaptive protocol are those that average over draws, ask without gradients, transfer, or see through
+    low-precision paths; the paper's are the others.
+    """
+    adaptive: list[str] = []
+    paper: list[str] = []
+    for name, outcome in evaluation.attacks.items():
+        if name not in (FEW_STEPS, UNBOUNDED):
+            knows = attack_kind(outcome.spec).averages or outcome.spec.gradient == "straight_through"
+            (adaptive if knows else paper).append(name)
+    if NEEDED.issubset(evaluation.attacks) and "pgd20" in paper:
+        return masking_verdict(evaluation, paper=paper, adaptive=adaptive)
+    return None
+
+
 def masking_verdict(
     evaluation: Evaluation, *, paper: Iterable[str], adaptive: Iterable[str]
 ) -> MaskingVerdict:
@@ -80,7 +100,7 @@ def masking_verdict(
     "pgd20" in the first and "square" in the second, and `masking_probes`. Raises `InputError` otherwise.
     """
     paper, adaptive = list(paper), list(adaptive)
-    needed = {"fgsm", "pgd20", "square", FEW_STEPS, UNBOUNDED, *paper, *adaptive}
+    needed = {*NEEDED, *paper, *adaptive}
     if missing := sorted(needed - set(evaluation.attacks)):
         raise InputError(f"the masking verdict needs the attacks {', '.join(missing)}; they were not run")
 

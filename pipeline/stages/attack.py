@@ -1,7 +1,8 @@
 """Stage `attack`: every attack of the protocol on one model, dense or a variant.
 
 Writes `records.parquet` (one row per test image), `results.json` (accuracies with 95% intervals, costs),
-`timing.json` (seconds, the only file that two equal runs may disagree in) and `examples.png`.
+`timing.json` (seconds, the only file that two equal runs may disagree in) and `examples.png`; and
+`masking.json`, the verdict on gradient masking, if the attacks that it rests on are configured.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nenni_core.bitops import bitops
-from nenni_core.evaluation import evaluate
+from nenni_core.evaluation import evaluate, verdict_of
 from nenni_core.randomness import derive_seed
 from pipeline import figures
 from pipeline.artifacts import MODEL, load_model, load_prepared
@@ -17,7 +18,7 @@ from pipeline.config import AttackRun
 from pipeline.files import read_json, write_json
 from pipeline.runtime import Runtime
 from pipeline.stages.finetune import BITOPS
-from pipeline.store import TIMING
+from pipeline.store import MASKING, TIMING
 
 RESULTS, RECORDS = "results.json", "records.parquet"
 
@@ -71,6 +72,9 @@ def run(
     polars.DataFrame(evaluation.records()).write_parquet(out / RECORDS)
     if len(evaluation.examples.index):
         figures.adversarial_examples(evaluation.examples, data.class_names, out / "examples.png")
+
+    if (verdict := verdict_of(evaluation)) is not None:
+        write_json(out / MASKING, verdict.summary())
 
     metrics: dict[str, float] = {"images": float(len(test.labels))}
     for name, facts in _columns(summary).items():

@@ -24,6 +24,7 @@ from pipeline.artifacts import ARRAYS, array_digest, load_model, load_prepared
 from pipeline.command_line import configure_torch
 from pipeline.exports import Folders, Result, export
 from pipeline.files import read_json
+from pipeline.run_tags import result_tags
 from pipeline.runner import Plan, ensure
 from pipeline.runtime import Runtime
 from pipeline.stages.command import stage_app
@@ -381,3 +382,26 @@ def test_recompute_computes_again(tmp_path: Path, tiny: dict[str, Any]) -> None:
     assert "computed in" in first.stderr
     assert "already there" in again.stderr
     assert "computed in" in forced.stderr
+
+
+def test_the_verdict_on_masking_is_an_output_and_a_tag(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    tiny["attack"]["attacks"] = {
+        "fgsm": {"kind": "fgsm"},
+        "pgd20": {"kind": "pgd", "steps": 3},
+        "pgd2_probe": {"kind": "pgd", "steps": 2},
+        "pgd20_eps64_probe": {"kind": "pgd", "eps": "64/255", "step_size": "16/255", "steps": 5},
+        "transfer": {"kind": "transfer", "steps": 2},
+        "apgd_ce": {"kind": "apgd_ce", "steps": 2, "gradient": "straight_through"},
+        "square": {"kind": "square", "queries": 5, "survivors_of": ["apgd_ce"]},
+    }
+    [_, variant] = plans_of(tiny)
+    entry = ensure("attack", variant, store=Store(tmp_path))
+    verdict = json.loads((entry.path / "masking.json").read_text())
+    assert len(verdict["tests"]) == 6
+    agree = verdict["tests"]["protocols_disagree"]
+    chosen = {
+        "paper": min(entry.metrics[f"accuracy/{name}"] for name in ("fgsm", "pgd20")),
+        "adaptive": min(entry.metrics[f"accuracy/{name}"] for name in ("transfer", "apgd_ce", "square")),
+    }
+    assert {name: agree[name] for name in chosen} == pytest.approx(chosen)
+    assert result_tags(entry)["masking"] == (", ".join(verdict["raised"]) or "no sign of it")

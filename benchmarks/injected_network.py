@@ -23,6 +23,7 @@ from nenni_core import Injection, calibrate, inject, injected_layers
 from nenni_core.layers import NoisyLayer
 from nenni_core.models import build_model
 from nenni_core.projection import projection_matrix
+from nenni_core.training.loop import lay_out_channels_last
 from pipeline.allocation import keep_freed_memory
 
 RATIO = 0.9
@@ -75,14 +76,6 @@ def cases(dense: nn.Module, x: Tensor) -> dict[str, nn.Module]:
     }
 
 
-def in_channels_last(model: nn.Module) -> nn.Module:
-    """The model with its convolution weights in the memory layout that is fastest everywhere."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
-
-
 def forward(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     """One pass without gradients."""
 
@@ -117,7 +110,8 @@ def main(
     x = torch.rand(batch, 3, image_size, image_size, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     dense = build_model(model, num_classes=10, image_size=image_size).eval().requires_grad_(False)
-    networks = cases(in_channels_last(dense), x)
+    lay_out_channels_last(dense)
+    networks = cases(dense, x)
     with torch.no_grad():
         difference = (networks["naive, ratio 0.9"](x) - networks["ratio 0.9"](x)).abs().max().item()
     measured: dict[str, object] = {"model": model, "batch": batch, "largest_difference_to_naive": difference}

@@ -170,7 +170,7 @@ def _compute(
             git_dirty=work.begun.git_dirty,
             code=work.begun.code,
             versions=library_versions(),
-            device=runtime.device.partition(":")[0],
+            device=runtime.device_kind,
             threads=torch.get_num_threads(),
             seconds=work.seconds,
             resumed=work.resumed,

@@ -28,9 +28,14 @@ class Runtime:
     data_path: Path | None = None
     """Local archive or folder of the data set, instead of a download."""
 
+    @property
+    def device_kind(self) -> str:
+        """The device without its number: "cuda" for "cuda:1"."""
+        return self.device.partition(":")[0]
+
     def scratch(self, out: Path) -> Path:
         """Where a stage that writes into `out` keeps what it needs to continue.
 
         Another kind of device begins anew: it would not continue to the same bits.
         """
-        return out / SCRATCH / self.device.partition(":")[0]
+        return out / SCRATCH / self.device_kind

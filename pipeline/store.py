@@ -176,7 +176,7 @@ class Store:
             if path.is_dir():
                 raise CorruptEntryError(f"{MANIFEST} is missing") from error
             return None
-        identity = state.st_ino, state.st_mtime_ns  # another process may have replaced the entry
+        identity = _identity(state)
         known = self._verified.get(path)
         if known is not None and known[0] == identity:
             return known[1]
@@ -264,7 +264,9 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(partial, final)
         sync_folder(final.parent)
-        return Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
+        entry = Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
+        self._verified[final] = _identity((final / MANIFEST).stat()), entry  # hashed a moment ago
+        return entry
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an entry or what is unfinished of it. Hold the lock."""
@@ -308,6 +310,11 @@ class Store:
             if not dry_run:
                 shutil.rmtree(path)
         return removed
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    """Tells one file from another that another process has put in its place."""
+    return state.st_ino, state.st_mtime_ns
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.kinds import attack_kind, check_classes
 from nenni_core.attacks.setting import Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision, seeded_global_generators
@@ -142,11 +142,7 @@ def _check_inputs(spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, num_
             f"attack {spec.name}: labels lie in [{int(y.min())}, {int(y.max())}], "
             f"expected [0, {num_classes - 1}]"
         )
-    fewest = attack_kind(spec).min_classes
-    if num_classes < fewest:
-        raise InputError(
-            f"attack {spec.name}: {spec.kind!r} needs {fewest} classes or more, not {num_classes}"
-        )
+    check_classes(spec, num_classes)
     device = model_device(model, x.device)
     if x.device != device or y.device != device:
         raise InputError(

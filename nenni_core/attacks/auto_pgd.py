@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from nenni_core.attacks.carlini_wagner import margin_of
+from nenni_core.attacks.margin import mean_margin
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
 
@@ -71,7 +71,7 @@ def lowest_mean_margin(model: nn.Module, candidates: Iterator[Tensor], y: Tensor
     best: Tensor | None = None
     lowest = torch.full((len(y),), float("inf"), device=y.device)
     for candidate in candidates:
-        margin = torch.stack([margin_of(model(candidate), y) for _ in range(draws)]).mean(dim=0)
+        margin = mean_margin(model, candidate, y, draws)
         better = margin < lowest
         best = (
             candidate.clone() if best is None else torch.where(better[:, None, None, None], candidate, best)

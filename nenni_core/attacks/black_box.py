@@ -1,9 +1,8 @@
 """Attacks that ask the model for nothing but its logits."""
 
-import torch
 from torch import Tensor, nn
 
-from nenni_core.attacks.carlini_wagner import margin_of
+from nenni_core.attacks.margin import mean_margin
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import InputError
@@ -18,7 +17,7 @@ def square(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
 
     class AveragedSquare(Square):
         def margin_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            margin = torch.stack([margin_of(model(x), y) for _ in range(setting.draws)]).mean(dim=0)
+            margin = mean_margin(model, x, y, setting.draws)
             return margin, margin
 
     return AveragedSquare(model, eps=spec.eps, n_queries=spec.queries, seed=setting.seed)

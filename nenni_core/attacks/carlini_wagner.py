@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nenni_core.attacks.margin import margin_of
+
 BORDER = 1e-3
 """How far inside (0, 1) the search starts: at 0 and 1 themselves the change of variables has no gradient."""
 CHECKS = 10
@@ -62,10 +64,3 @@ def carlini_wagner(
                 if len(rows) == 0:
                     break
     return best
-
-
-def margin_of(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """The label's logit minus the largest other one: negative where the image is misclassified."""
-    of_label = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return of_label - others.amax(dim=1)

@@ -15,7 +15,7 @@ from nenni_core.attacks.black_box import square, transfer
 from nenni_core.attacks.carlini_wagner import carlini_wagner
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
-from nenni_core.errors import unknown_choice
+from nenni_core.errors import InputError, unknown_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,15 @@ def attack_kind(spec: AttackSpec) -> AttackKind:
     if spec.kind not in ATTACKS:
         raise unknown_choice("attack", spec.kind, list(ATTACKS))
     return ATTACKS[spec.kind]
+
+
+def check_classes(spec: AttackSpec, num_classes: int) -> None:
+    """`InputError` if the attack's loss is not defined for so few classes."""
+    fewest = attack_kind(spec).min_classes
+    if num_classes < fewest:
+        raise InputError(
+            f"attack {spec.name}: {spec.kind!r} needs {fewest} classes or more, not {num_classes}"
+        )
 
 
 def settings_of(spec: AttackSpec) -> dict[str, Any]:

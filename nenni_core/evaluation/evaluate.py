@@ -9,7 +9,7 @@ from jaxtyping import Int, Num
 from torch import Tensor, nn
 
 from nenni_core.attacks.adapter import model_device
-from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.kinds import check_classes
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision
 from nenni_core.errors import InputError
@@ -144,11 +144,7 @@ def _check_arguments(
         raise InputError(f"keep_examples is {keep_examples}, expected 0 or more")
     earlier: list[str] = []
     for spec in attacks:
-        kind = attack_kind(spec)
-        if num_classes < kind.min_classes:
-            raise InputError(
-                f"attack {spec.name}: {spec.kind!r} needs {kind.min_classes} classes, not {num_classes}"
-            )
+        check_classes(spec, num_classes)
         if spec.name in (CLEAN, WORST_CASE):
             raise InputError(f"an attack cannot be named {spec.name!r}, which is a column of its own")
         if spec.name in earlier:

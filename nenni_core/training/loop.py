@@ -176,7 +176,7 @@ class _Run:
             "validation_labels": validation_labels.to(device, torch.int64),
         }
         self.select_by = OBJECTIVES[recipe.objective].select_by
-        _channels_last(model)
+        lay_out_channels_last(model)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=recipe.learning_rate,
@@ -323,7 +323,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
-def _channels_last(model: nn.Module) -> None:
+def lay_out_channels_last(model: nn.Module) -> None:
     """Convolution weights channels-last in memory; buffers, which are not convolved with, stay."""
     for parameter in model.parameters():
         if parameter.dim() == 4:

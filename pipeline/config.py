@@ -237,6 +237,9 @@ class AttackConfig(Section):
     survivors_of: tuple[AttackName, ...] = Field(
         default=(), description="attack only what these attacks have left standing"
     )
+    in_worst_case: bool = Field(
+        default=True, description="whether the worst case counts it (minimal-norm attacks never do)"
+    )
 
 
 class Attack(Section):

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 3}
+VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 4}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 
@@ -59,11 +59,9 @@ def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
 
 def _read_by(attack: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of one attack that it reads."""
-    from nenni_core.attacks import ATTACKS
+    from nenni_core.attacks import fields_read
 
-    fields = {"kind", *ATTACKS[attack["kind"]].reads} | (
-        {"survivors_of"} if attack["survivors_of"] else set()
-    )
+    fields = {"kind", *fields_read(attack["kind"], attack)}
     return {name: value for name, value in attack.items() if name in fields}
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from nenni_core.attacks.kinds import attack_kind, check_classes
+from nenni_core.attacks.kinds import attack_kind, check_classes, check_kind_of_model
 from nenni_core.attacks.setting import Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision, seeded_global_generators
@@ -216,12 +216,8 @@ def run_attack(
         around.enter_context(gradient_mode(model, spec.gradient))
         around.enter_context(seeded_global_generators(seed, x.device))
         random = bool(noise_streams(model))
+        check_kind_of_model(spec, random=random)
         setting = Setting(num_classes=num_classes, seed=seed, draws=spec.eot_samples if random else 1)
-        if random and setting.draws > 1 and not kind.averages:
-            raise InputError(
-                f"attack {spec.name}: eot_samples is {spec.eot_samples}, expected 1: "
-                f"{spec.kind!r} sees one draw"
-            )
         if surrogate is not None:
             around.enter_context(frozen_for_evaluation(surrogate))
             imitation = _Victim(surrogate, num_classes, x, on_surrogate, divides=False).eval()

@@ -4,8 +4,8 @@ A factory only names the knobs. Everything that an attack must not do to its sur
 in `nenni_core.attacks.adapter`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class AttackKind:
     """It is made on another network than the one that it is for."""
     averages: bool = False
     """It can average over the draws of a random model; one that cannot sees one draw, held."""
+    deterministic_only: bool = False
+    """It is defined for deterministic models alone, and refused for others."""
 
 
 def _fgsm(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
@@ -122,7 +124,11 @@ ATTACKS: dict[str, AttackKind] = {
         build=_autoattack_torchattacks, reads=("eps", "gradient"), norm="linf", min_classes=DLR_CLASSES
     ),
     "autoattack_standard": AttackKind(
-        build=_autoattack_standard, reads=("eps", "gradient"), norm="linf", min_classes=DLR_CLASSES
+        build=_autoattack_standard,
+        reads=("eps", "gradient"),
+        norm="linf",
+        min_classes=DLR_CLASSES,
+        deterministic_only=True,
     ),
     "apgd_ce": AttackKind(
         build=apgd_ce, reads=("eps", "steps", "eot_samples", "gradient"), norm="linf", averages=True
@@ -157,8 +163,37 @@ def check_classes(spec: AttackSpec, num_classes: int) -> None:
         )
 
 
+def check_kind_of_model(spec: AttackSpec, *, random: bool) -> None:
+    """`InputError` if the attack is not defined for random models, or not as it is configured."""
+    kind = attack_kind(spec)
+    if random and kind.deterministic_only:
+        raise InputError(
+            f"attack {spec.name}: {spec.kind!r} is defined for deterministic models, and this one is random; "
+            "expected 'apgd_ce', 'apgd_dlr_targeted' or 'square', which average over its draws"
+        )
+    if random and spec.eot_samples > 1 and not kind.averages:
+        raise InputError(
+            f"attack {spec.name}: eot_samples is {spec.eot_samples}, expected 1: {spec.kind!r} sees one draw"
+        )
+
+
+def counts_in_worst_case(spec: AttackSpec) -> bool:
+    """Whether an image that the attack fools is lost in the worst case of all attacks on it."""
+    return spec.in_worst_case and attack_kind(spec).norm is not None
+
+
+def fields_read(kind: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which of an attack's fields (`AttackSpec`, with these `values`) its result depends on."""
+    fields = list(ATTACKS[kind].reads)
+    if values["survivors_of"]:
+        fields.append("survivors_of")
+    if not values["in_worst_case"]:
+        fields.append("in_worst_case")
+    return tuple(fields)
+
+
 def settings_of(spec: AttackSpec) -> dict[str, Any]:
     """What of `spec` its result depends on, as plain JSON types."""
-    settings: dict[str, Any] = {"name": spec.name, "kind": spec.kind}
-    settings |= {field: getattr(spec, field) for field in attack_kind(spec).reads}
+    values = asdict(spec)
+    settings = {name: values[name] for name in ("name", "kind", *fields_read(spec.kind, values))}
     return settings | ({"survivors_of": list(spec.survivors_of)} if spec.survivors_of else {})

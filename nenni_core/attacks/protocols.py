@@ -30,7 +30,9 @@ def pgd_grid(
 ) -> tuple[AttackSpec, ...]:
     """PGD for each radius (in 1/255) and number of steps, weak ones first (the paper's figure 3)."""
     return tuple(
-        AttackSpec(name=f"pgd{count}_eps{radius}", kind="pgd", eps=radius / 255, steps=count)
+        AttackSpec(
+            name=f"pgd{count}_eps{radius}", kind="pgd", eps=radius / 255, steps=count, in_worst_case=False
+        )
         for radius in eps_in_255
         for count in steps
     )

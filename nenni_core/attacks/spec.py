@@ -46,6 +46,9 @@ class AttackSpec:
     survivors_of: tuple[str, ...] = ()
     """Earlier attacks of the same evaluation: what one of them has fooled is not attacked again and counts
     as fooled. Random models, which no single draw decides on, are attacked on all images."""
+    in_worst_case: bool = True
+    """Whether an image that it fools is lost in the worst case. False for attacks that are asked something
+    else than the others: another radius, a probe. Minimal-norm attacks, without a radius, never count."""
     gradient: Literal["blocked", "straight_through"] = "blocked"
     """What the attacker's gradient sees of a low-precision path: nothing, or the identity (BPDA)."""
 

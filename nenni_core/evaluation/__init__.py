@@ -5,7 +5,7 @@ their own, and an accuracy is the mean of stored per-sample results.
 """
 
 from nenni_core.evaluation.evaluate import evaluate
-from nenni_core.evaluation.masking import MaskingVerdict, masking_probes, masking_verdict, verdict_of
+from nenni_core.evaluation.masking import PROBES, MaskingVerdict, masking_probes, masking_verdict, verdict_of
 from nenni_core.evaluation.results import (
     CLEAN,
     WORST_CASE,
@@ -17,6 +17,7 @@ from nenni_core.evaluation.results import (
 
 __all__ = [
     "CLEAN",
+    "PROBES",
     "WORST_CASE",
     "Accuracy",
     "AttackOutcome",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nenni_core.attacks.adapter import AttackCost, check_logits_shape, run_attack
-from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.kinds import attack_kind, counts_in_worst_case
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import InputError
 from nenni_core.evaluation.files import load_part, save_part
@@ -116,7 +116,7 @@ class Bench:
             distance[index] = tensors["distance"]
             kept, place = torch.nonzero(keep[:, None] == index[None, :], as_tuple=True)
             examples[kept] = tensors["adversarial"][place] if worst is not None else tensors["adversarial"]
-            if worst is not None:
+            if worst is not None and counts_in_worst_case(spec):
                 worst.update(index, tensors["adversarial"], probability[index])
             counts = {name: counts[name] + numbers[name] for name in COUNTS}
             seconds += numbers["seconds"]

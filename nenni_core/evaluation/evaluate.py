@@ -9,7 +9,7 @@ from jaxtyping import Int, Num
 from torch import Tensor, nn
 
 from nenni_core.attacks.adapter import model_device
-from nenni_core.attacks.kinds import check_classes
+from nenni_core.attacks.kinds import check_classes, check_kind_of_model
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision
 from nenni_core.errors import InputError
@@ -54,6 +54,8 @@ def evaluate(
     images, labels = images.cpu(), labels.long().cpu()
     device = model_device(model, images.device)
     random = bool(noise_streams(model))
+    for spec in attacks:
+        check_kind_of_model(spec, random=random)
     settings = {"seed": seed, "num_classes": num_classes, "batch_size": batch_size, "examples": keep_examples}
     guard = "" if resume_dir is None else evaluation_guard(model, images, labels, settings)
     if resume_dir is not None and surrogate is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nenni_core.attacks.kinds import attack_kind
+from nenni_core.attacks.kinds import attack_kind, counts_in_worst_case
 from nenni_core.attacks.protocols import PAPER_EPS
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import InputError
@@ -19,18 +19,31 @@ GAP = 0.02
 TOLERANCE = 0.01
 """How far one attack may beat another that should be stronger before that counts."""
 UNBOUNDED_EPS = 64 / 255
-"""A radius within which every image can be turned into one of another class."""
+"""A radius within which every photograph can be turned into one of another class. Images of full contrast
+need 128/255, from where on any two images can be made the same grey."""
 FEW_STEPS = "pgd2_probe"
-UNBOUNDED = "pgd20_eps64_probe"
-NEEDED = {"fgsm", "pgd20", "square", FEW_STEPS, UNBOUNDED}
+UNBOUNDED = "pgd20_unbounded_probe"
+PROBES = (FEW_STEPS, UNBOUNDED)
+FOLLOW_THE_GRADIENT = ("fgsm", "pgd", "mifgsm")
+"""Kinds that do nothing else (AutoAttack, for one, also asks without gradients)."""
+NEEDED = {"fgsm", "pgd20", "square", *PROBES}
 """Attacks that the tests are about."""
 
 
-def masking_probes(eps: float = PAPER_EPS, step_size: float = 2 / 255) -> tuple[AttackSpec, ...]:
+def masking_probes(
+    eps: float = PAPER_EPS, step_size: float = 2 / 255, *, unbounded_eps: float = UNBOUNDED_EPS
+) -> tuple[AttackSpec, ...]:
     """Two attacks beside the protocols: one that stops early, and one that nothing can withstand."""
     return (
-        AttackSpec(name=FEW_STEPS, kind="pgd", eps=eps, step_size=step_size, steps=2),
-        AttackSpec(name=UNBOUNDED, kind="pgd", eps=UNBOUNDED_EPS, step_size=UNBOUNDED_EPS / 8, steps=20),
+        AttackSpec(name=FEW_STEPS, kind="pgd", eps=eps, step_size=step_size, steps=2, in_worst_case=False),
+        AttackSpec(
+            name=UNBOUNDED,
+            kind="pgd",
+            eps=unbounded_eps,
+            step_size=unbounded_eps / 8,
+            steps=20,
+            in_worst_case=False,
+        ),
     )
 
 
@@ -64,6 +77,14 @@ class MaskingVerdict:
         }
         return {"raised": list(self.raised), "tests": tests}
 
+    def metrics(self) -> dict[str, float]:
+        """`masking/<test>`, 1 if it is raised and 0 if not, and its numbers as `masking/<test>/<number>`."""
+        found: dict[str, float] = {}
+        for flag in self.flags:
+            found[f"masking/{flag.name}"] = float(flag.raised)
+            found |= {f"masking/{flag.name}/{name}": value for name, value in flag.numbers.items()}
+        return found
+
     def __str__(self) -> str:
         lines = ["Gradients look masked." if self.raised else "No sign of masked gradients."]
         for flag in self.flags:
@@ -83,7 +104,7 @@ def verdict_of(evaluation: Evaluation) -> MaskingVerdict | None:
     adaptive: list[str] = []
     paper: list[str] = []
     for name, outcome in evaluation.attacks.items():
-        if name not in (FEW_STEPS, UNBOUNDED):
+        if counts_in_worst_case(outcome.spec):
             knows = attack_kind(outcome.spec).averages or outcome.spec.gradient == "straight_through"
             (adaptive if knows else paper).append(name)
     if NEEDED.issubset(evaluation.attacks) and "pgd20" in paper:
@@ -97,23 +118,38 @@ def masking_verdict(
     """The verdict on the model of `evaluation`.
 
     `paper` and `adaptive` name the attacks of the two protocols; both must have been run, with "fgsm" and
-    "pgd20" in the first and "square" in the second, and `masking_probes`. Raises `InputError` otherwise.
+    "pgd20" in the first and "square" in the second, and `masking_probes`. Attacks that do not count in the
+    worst case (another radius, another norm) are not compared. Raises `InputError` otherwise.
     """
-    paper, adaptive = list(paper), list(adaptive)
-    needed = {*NEEDED, *paper, *adaptive}
+    needed = {*NEEDED, *(paper := list(paper)), *(adaptive := list(adaptive))}
     if missing := sorted(needed - set(evaluation.attacks)):
         raise InputError(f"the masking verdict needs the attacks {', '.join(missing)}; they were not run")
 
     def accuracy(name: str) -> float:
         return evaluation.accuracy(name).value
 
+    def comparable(names: list[str]) -> list[str]:
+        return [name for name in names if counts_in_worst_case(evaluation.attacks[name].spec)]
+
+    paper, adaptive = comparable(paper), comparable(adaptive)
     black_box = [name for name in ("square", "transfer") if name in evaluation.attacks]
-    white_box = [name for name in {*paper, *adaptive} if name not in black_box]
-    least_paper, least_adaptive = min(map(accuracy, paper)), min(map(accuracy, adaptive))
-    least_white, least_black = min(map(accuracy, white_box)), min(map(accuracy, black_box))
+    white_box = [name for name in (*paper, *adaptive) if name not in black_box]
+    least_paper, least_adaptive = evaluation.worst_of(paper).value, evaluation.worst_of(adaptive).value
+    boxes = {"white_box": evaluation.worst_of(white_box).value, "black_box": min(map(accuracy, black_box))}
+    beaten = boxes["white_box"] - boxes["black_box"] > TOLERANCE
+    if "transfer" in evaluation.attacks:
+        # Square is usually run on what the white box has left standing only, and is then compared with that.
+        # A transferred attack is run on all images: it should not beat what the paper itself runs either.
+        followers = [name for name in paper if evaluation.attacks[name].spec.kind in FOLLOW_THE_GRADIENT]
+        boxes |= {
+            "paper_gradients": evaluation.worst_of(followers).value,
+            "transfer": accuracy("transfer"),
+        }
+        beaten = beaten or boxes["paper_gradients"] - boxes["transfer"] > TOLERANCE
     one, many, few = accuracy("fgsm"), accuracy("pgd20"), accuracy(FEW_STEPS)
     gradients = [evaluation.attacks[name] for name in ("fgsm", "pgd20")]
     asked = sum(outcome.backwards for outcome in gradients)
+    unbounded = evaluation.attacks[UNBOUNDED].spec.eps
     zero = sum(outcome.zero_gradients for outcome in gradients) / asked if asked else 0.0
     return MaskingVerdict(
         flags=(
@@ -125,9 +161,9 @@ def masking_verdict(
             ),
             Flag(
                 name="black_box_beats_white_box",
-                raised=least_white - least_black > TOLERANCE,
+                raised=beaten,
                 question="Does an attack without gradients find what gradients did not?",
-                numbers={"white_box": least_white, "black_box": least_black},
+                numbers=boxes,
             ),
             Flag(
                 name="one_step_beats_many",
@@ -138,8 +174,8 @@ def masking_verdict(
             Flag(
                 name="unbounded_attack_fails",
                 raised=accuracy(UNBOUNDED) > TOLERANCE,
-                question="Does anything withstand an attack of 64/255?",
-                numbers={"eps_64": accuracy(UNBOUNDED)},
+                question=f"Does anything withstand an attack of {255 * unbounded:.0f}/255?",
+                numbers={"left": accuracy(UNBOUNDED)},
             ),
             Flag(
                 name="more_steps_do_not_help",

@@ -1,5 +1,6 @@
 """What an evaluation found: per-sample results, and the numbers that follow from them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nenni_core.attacks.kinds import settings_of
+from nenni_core.attacks.kinds import counts_in_worst_case, settings_of
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import unknown_choice
 from nenni_core.statistics import wilson_interval
@@ -90,8 +91,9 @@ class Evaluation:
 
     @property
     def worst_case_correct(self) -> Bool[Tensor, "images"]:
-        """Correct on the clean image and under all attacks that were run."""
-        masks = [self.clean_correct, *(outcome.correct for outcome in self.attacks.values())]
+        """Correct on the clean image and under all attacks that count (`counts_in_worst_case`)."""
+        counting = (outcome for outcome in self.attacks.values() if counts_in_worst_case(outcome.spec))
+        masks = [self.clean_correct, *(outcome.correct for outcome in counting)]
         return torch.stack(masks).all(dim=0)
 
     def probability(self, name: str) -> Float[Tensor, "images"]:
@@ -120,6 +122,19 @@ class Evaluation:
         """Mean of `probability(name)`, a fraction, with its 95% interval over the choice of images."""
         chances = self.probability(name)
         successes, trials = float(chances.sum(dtype=torch.float64)), len(chances)
+        return Accuracy(successes / trials, *wilson_interval(successes, trials))
+
+    def worst_of(self, names: Iterable[str]) -> Accuracy:
+        """The accuracy under all of the attacks `names` together; of clean images if there are none.
+
+        For a random model it is that of the strongest one: an image that each of several attacks has fooled
+        on some noise draws has not been fooled by any of them on all.
+        """
+        names = [CLEAN, *names]
+        if self.judged_again is not None:
+            return min(self.accuracy(name) for name in names)
+        right = torch.stack([self.correct(name) for name in names]).all(dim=0)
+        successes, trials = int(right.sum()), len(right)
         return Accuracy(successes / trials, *wilson_interval(successes, trials))
 
     def summary(self) -> dict[str, Any]:

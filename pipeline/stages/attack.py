@@ -5,13 +5,16 @@ Writes `records.parquet` (one row per test image), `results.json` (accuracies wi
 `masking.json`, the verdict on gradient masking, if the attacks that it rests on are configured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from nenni_core.attacks import AttackSpec, attack_kind
 from nenni_core.bitops import bitops
 from nenni_core.evaluation import evaluate, verdict_of
-from nenni_core.randomness import derive_seed
+from nenni_core.randomness import derive_seed, noise_streams
 from pipeline import figures
 from pipeline.artifacts import MODEL, load_model, load_prepared
 from pipeline.config import AttackRun
@@ -50,7 +53,7 @@ def run(
         model,
         test.images,
         test.labels,
-        config.specifications(),
+        applicable(config.specifications(), model),
         num_classes=data.num_classes,
         batch_size=config.batch_size,
         surrogate=surrogate,
@@ -73,10 +76,10 @@ def run(
     if len(evaluation.examples.index):
         figures.adversarial_examples(evaluation.examples, data.class_names, out / "examples.png")
 
+    metrics: dict[str, float] = {"images": float(len(test.labels))}
     if (verdict := verdict_of(evaluation)) is not None:
         write_json(out / MASKING, verdict.summary())
-
-    metrics: dict[str, float] = {"images": float(len(test.labels))}
+        metrics |= verdict.metrics()
     for name, facts in _columns(summary).items():
         metrics[f"accuracy/{name}"] = facts["value"]
         if evaluation.judged_again is None:  # else the accuracy is a mean over draws, and no count
@@ -88,6 +91,13 @@ def run(
     for name in ("dense", "nominal", "measured"):
         metrics[f"bitops_{name}"] = costs[name]
     return metrics
+
+
+def applicable(attacks: Sequence[AttackSpec], model: nn.Module) -> list[AttackSpec]:
+    """The attacks that are defined for `model`; a random one has no result in the columns of the others."""
+    if not noise_streams(model):
+        return list(attacks)
+    return [spec for spec in attacks if not attack_kind(spec).deterministic_only]
 
 
 def _columns(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:

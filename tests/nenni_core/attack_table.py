@@ -39,6 +39,7 @@ every_row = pytest.mark.parametrize(("spec", "passes"), TABLE, ids=[row[0].name 
 every_attack = _each(SPECS)
 every_simple = _each(SIMPLE)
 every_linf = _each([spec for spec in SPECS if ATTACKS[spec.kind].norm == "linf"])
+every_random_capable = _each([spec for spec in SPECS if not ATTACKS[spec.kind].deterministic_only])
 every_white_box = _each([spec for spec in SPECS if "gradient" in ATTACKS[spec.kind].reads])
 
 

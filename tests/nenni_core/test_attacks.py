@@ -20,6 +20,7 @@ from attack_table import (
     attack,
     every_attack,
     every_linf,
+    every_random_capable,
     every_row,
     every_simple,
     every_white_box,
@@ -239,7 +240,7 @@ class TestContract:
         if spec.kind != "cw":  # whose loss is flat once the image is misclassified
             assert cost.zero_gradients == 0
 
-    @every_attack
+    @every_random_capable
     def test_one_noise_draw_while_attacking(self, spec):
         net = NoisyInput(conv_net())
         stream = net.noise_stream
@@ -255,6 +256,13 @@ class TestContract:
         other = net.draws[0]
         net(x)
         assert not torch.equal(net.draws[-1], other)
+
+    def test_what_is_not_defined_for_random_models_is_refused(self):
+        with pytest.raises(InputError, match=r"autoattack_standard' is defined for deterministic models"):
+            attack(BY_NAME["autoattack_standard"], NoisyInput(conv_net()), float_images(2), random_labels(2))
+        averaging = replace(BY_NAME["pgd20"], eot_samples=2)
+        with pytest.raises(InputError, match=r"eot_samples is 2, expected 1: 'pgd' sees one draw"):
+            attack(averaging, NoisyInput(conv_net()), float_images(2), random_labels(2))
 
     @every_white_box
     @pytest.mark.parametrize("gradient", ["blocked", "straight_through"])

@@ -8,6 +8,7 @@ import torch
 from attack_models import NoisyInput, byte_images, conv_net, linear_model
 from torch import Tensor, nn
 
+from nenni_core import Injection, distill, inject
 from nenni_core.attacks import AttackSpec, adaptive_protocol, paper_protocol
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, evaluate
@@ -112,6 +113,48 @@ def test_random_noise_is_averaged_away_and_named() -> None:
     assert "protocols_disagree" in verdict.raised
 
 
+def test_what_asks_something_else_counts_neither_in_the_worst_case_nor_in_the_protocols() -> None:
+    """Everything withstands 8/255 here, nothing 200/255 or an attack without a radius."""
+    net, images = linear_model(scale=1.0), byte_images(60, size=4)
+    labels = net(images.float() / 255).argmax(1).detach()
+    margin = net(images.float() / 255).detach().diff(dim=1).abs().squeeze(1)
+    reach = (net[1].weight[0] - net[1].weight[1]).abs().sum().detach() * 8 / 255
+    images, labels = images[margin > reach], labels[margin > reach]
+    others = [
+        AttackSpec(name="deepfool", kind="deepfool", steps=50),
+        AttackSpec(name="far", kind="pgd", eps=200 / 255, step_size=50 / 255, in_worst_case=False),
+    ]
+    known = adaptive_protocol(steps=5, queries=20)
+    attacks = [*PAPER, *masking_probes(), *others, *known]
+    result = evaluate(net, images, labels, attacks, num_classes=2, surrogate=net, keep_examples=0)
+    assert result.accuracy("deepfool").value < 0.5  # it does not find all images that are clipped
+    assert result.accuracy("far").value == 0.0
+    assert result.accuracy("worst_case").value == 1.0
+    paper = [spec.name for spec in (*PAPER, *others)]
+    verdict = masking_verdict(result, paper=paper, adaptive=[spec.name for spec in known])
+    assert verdict.metrics()["masking/protocols_disagree/paper"] == 1.0
+    assert verdict.metrics()["masking/black_box_beats_white_box/white_box"] == 1.0
+
+
+def test_transfer_that_beats_following_the_gradient_is_named() -> None:
+    """Even where the adaptive attacks find as much: a network of nothing but low-precision paths."""
+    images = byte_images(IMAGES, size=4) // 3 + 85
+    linear, labels = fragile(images)
+    dense = nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten())
+    with torch.no_grad():
+        dense[0].weight.copy_(linear[1].weight.view(2, 3, 4, 4))
+        dense[0].bias.copy_(linear[1].bias)
+    noisy = inject(dense, Injection(ratio=1.0, projection_ratio=1.0, bits=16))
+    distill(noisy, [byte_images(2000, size=4, seed=7).float() / 255])
+    result, verdict = judge(noisy, images, labels, surrogate=dense)
+    assert result.accuracy("transfer").value < 0.05
+    assert result.accuracy("apgd_ce").value < 0.05
+    boxes = {flag.name: flag for flag in verdict.flags}["black_box_beats_white_box"]
+    assert boxes.raised
+    assert boxes.numbers["paper_gradients"] > 0.5
+    assert boxes.numbers["white_box"] <= boxes.numbers["black_box"]
+
+
 def test_an_honest_network_is_not_accused() -> None:
     """A linear network: its gradient is what it is, and margins of all sizes."""
     net, images = linear_model(scale=2.0), byte_images(IMAGES * 3, size=4) // 2 + 64
@@ -138,7 +181,9 @@ def test_attacks_that_were_not_run_are_named() -> None:
     images = byte_images(4, size=4)
     fgsm = AttackSpec(name="fgsm", kind="fgsm")
     result = evaluate(linear_model(), images, torch.zeros(4, dtype=torch.int64), [fgsm], num_classes=2)
-    with pytest.raises(InputError, match=r"needs the attacks pgd20, pgd20_eps64_probe, pgd2_probe, square"):
+    with pytest.raises(
+        InputError, match=r"needs the attacks pgd20, pgd20_unbounded_probe, pgd2_probe, square"
+    ):
         masking_verdict(result, paper=["fgsm"], adaptive=[])
 
 

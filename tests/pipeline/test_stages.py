@@ -388,8 +388,8 @@ def test_the_verdict_on_masking_is_an_output_and_a_tag(tmp_path: Path, tiny: dic
     tiny["attack"]["attacks"] = {
         "fgsm": {"kind": "fgsm"},
         "pgd20": {"kind": "pgd", "steps": 3},
-        "pgd2_probe": {"kind": "pgd", "steps": 2},
-        "pgd20_eps64_probe": {"kind": "pgd", "eps": "64/255", "step_size": "16/255", "steps": 5},
+        "pgd2_probe": {"kind": "pgd", "steps": 2, "in_worst_case": False},
+        "pgd20_unbounded_probe": {"kind": "pgd", "eps": "64/255", "steps": 5, "in_worst_case": False},
         "transfer": {"kind": "transfer", "steps": 2},
         "apgd_ce": {"kind": "apgd_ce", "steps": 2, "gradient": "straight_through"},
         "square": {"kind": "square", "queries": 5, "survivors_of": ["apgd_ce"]},
@@ -399,9 +399,11 @@ def test_the_verdict_on_masking_is_an_output_and_a_tag(tmp_path: Path, tiny: dic
     verdict = json.loads((entry.path / "masking.json").read_text())
     assert len(verdict["tests"]) == 6
     agree = verdict["tests"]["protocols_disagree"]
-    chosen = {
-        "paper": min(entry.metrics[f"accuracy/{name}"] for name in ("fgsm", "pgd20")),
-        "adaptive": min(entry.metrics[f"accuracy/{name}"] for name in ("transfer", "apgd_ce", "square")),
-    }
-    assert {name: agree[name] for name in chosen} == pytest.approx(chosen)
+    records = polars.read_parquet(entry.path / "records.parquet")
+    protocols = {"paper": ("fgsm", "pgd20"), "adaptive": ("transfer", "apgd_ce", "square")}
+    for protocol, names in protocols.items():
+        together = records.select(polars.all_horizontal(f"{name}_correct" for name in names).mean()).item()
+        assert agree[protocol] == pytest.approx(together)
+        assert entry.metrics[f"masking/protocols_disagree/{protocol}"] == agree[protocol]
+    assert entry.metrics["masking/protocols_disagree"] == float(agree["raised"])
     assert result_tags(entry)["masking"] == (", ".join(verdict["raised"]) or "no sign of it")

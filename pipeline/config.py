@@ -231,6 +231,9 @@ class AttackConfig(Section):
         default=0.02, ge=0, description="deepfool: how far past the boundary, as a share"
     )
     queries: Whole = Field(default=5000, ge=1, description="square: forward passes per image")
+    target: Whole = Field(
+        default=0, ge=0, description="targeted attacks: rank of the other class, 1 the likeliest; 0: each"
+    )
     eot_samples: Whole = Field(
         default=1, ge=1, description="random models: noise draws to average over and to judge on"
     )

@@ -6,6 +6,7 @@ from nenni_core.attacks.kinds import (
     AttackKind,
     attack_kind,
     counts_in_worst_case,
+    defined_for,
     fields_read,
     settings_of,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "attack_kind",
     "counts_in_worst_case",
     "deepfool_protocol",
+    "defined_for",
     "fields_read",
     "paper_protocol",
     "pgd_grid",

@@ -14,16 +14,14 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from nenni_core.attacks.dropping import in_turn
 from nenni_core.attacks.kinds import attack_kind, check_classes, check_kind_of_model
-from nenni_core.attacks.setting import Setting
+from nenni_core.attacks.setting import BALL_TOLERANCE, Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision, seeded_global_generators
 from nenni_core.errors import InputError
 from nenni_core.inject import gradient_mode
 from nenni_core.randomness import held_noise, noise_streams, set_noise
-
-BALL_TOLERANCE = 1e-6
-"""How far float32 rounding may carry a pixel out of the eps ball."""
 
 
 class AttackError(RuntimeError):
@@ -226,8 +224,19 @@ def run_attack(
             set_noise(model, "attack", seed)
             if setting.draws == 1:
                 around.enter_context(held_noise(model))
-        victim = _Victim(model, num_classes, x, spent, divides=kind.divides_by_gradient).eval()
-        perturb = kind.build(victim, spec, setting)
+
+        def build(part: AttackSpec) -> Perturb:
+            made_by = attack_kind(part)
+            victim = _Victim(model, num_classes, x, spent, divides=made_by.divides_by_gradient).eval()
+            assert made_by.build is not None, f"{part.kind!r} has parts that have parts"
+            return made_by.build(victim, part, setting)
+
+        parts = kind.parts(spec, num_classes) if setting.draws == 1 else ()
+        if parts:
+            judge = _Victim(model, num_classes, x, spent, divides=False).eval()
+            perturb = in_turn(judge, map(build, parts))
+        else:
+            perturb = build(spec)
         # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
         plain = x.detach().clone(memory_format=torch.contiguous_format)
         x_adv = perturb(plain, y.long().clone()).detach().contiguous(memory_format=memory_layout(x))

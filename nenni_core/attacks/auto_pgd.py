@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from nenni_core.attacks.dropping import DroppingSearch
 from nenni_core.attacks.margin import mean_margin
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
@@ -24,41 +25,57 @@ def apgd_ce(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """APGD on the cross-entropy, gradients averaged over the draws of a random model."""
     from torchattacks import APGD
 
-    attack = APGD(model, eps=spec.eps, steps=spec.steps, loss="ce", eot_iter=setting.draws, seed=setting.seed)
+    search = DroppingSearch(model, spec.eps)
+    attack = APGD(
+        search if setting.draws == 1 else model,
+        eps=spec.eps,
+        steps=spec.steps,
+        loss="ce",
+        eot_iter=setting.draws,
+        seed=setting.seed,
+    )
     if setting.draws == 1:
-        return attack
+        return lambda x, y: search.fool(attack.attack_single_run, x, y)
     return lambda x, y: attack.perturb(x, y, best_loss=True)[1]
 
 
 def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
-    """APGD on the targeted difference of logits ratio, towards the likeliest other classes in turn.
+    """APGD on the targeted difference of logits ratio, towards the other class of rank `spec.target`.
 
-    With fewer than four classes that ratio does not exist, and the difference itself is used.
+    With fewer than four classes that ratio does not exist, and the difference itself is used. For a random
+    model `spec.target` may be 0: then all targets are tried and the best image of all is taken.
     """
     from torchattacks import APGDT
 
+    search = DroppingSearch(model, spec.eps)
     attack = APGDT(
-        model,
+        search if setting.draws == 1 else model,
         eps=spec.eps,
         steps=spec.steps,
         eot_iter=setting.draws,
         seed=setting.seed,
-        n_classes=min(setting.num_classes, TARGETS + 1),
+        n_classes=setting.num_classes,
     )
     if setting.num_classes < DLR_CLASSES:
         attack.dlr_loss_targeted = _targeted_difference
     if setting.draws == 1:
-        return attack
+        attack.target_class = spec.target + 1  # counted from the label itself
+        return lambda x, y: search.fool(attack.attack_single_run, x, y)
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         def candidates() -> Iterator[Tensor]:
-            for target in range(2, attack.n_target_classes + 2):
-                attack.target_class = target
+            for target in (spec.target,) if spec.target else target_ranks(setting.num_classes):
+                attack.target_class = target + 1
                 yield attack.attack_single_run(x, y)[0]
 
         return lowest_mean_margin(model, candidates(), y, setting.draws)
 
     return perturb
+
+
+def target_ranks(num_classes: int) -> range:
+    """The likeliest other classes, by rank from 1, that the standard AutoAttack tries: at most nine."""
+    return range(1, min(TARGETS, num_classes - 1) + 1)
 
 
 def _targeted_difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:

@@ -4,26 +4,31 @@ A factory only names the knobs. Everything that an attack must not do to its sur
 in `nenni_core.attacks.adapter`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from nenni_core.attacks.auto_pgd import DLR_CLASSES, TARGETS, apgd_ce, apgd_dlr_targeted
+from nenni_core.attacks.auto_pgd import DLR_CLASSES, apgd_ce, apgd_dlr_targeted, target_ranks
 from nenni_core.attacks.black_box import square, transfer
 from nenni_core.attacks.carlini_wagner import carlini_wagner
+from nenni_core.attacks.fab import fab_targeted
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import InputError, unknown_choice
+
+
+def _no_parts(spec: AttackSpec, num_classes: int) -> tuple[AttackSpec, ...]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackKind:
     """How to build an attack, and what the adapter may demand of its result."""
 
-    build: Callable[[nn.Module, AttackSpec, Setting], Perturb]
-    """From the model as the adapter shows it, the knobs and the circumstances."""
+    build: Callable[[nn.Module, AttackSpec, Setting], Perturb] | None
+    """From the model as the adapter shows it, the knobs and the circumstances; None if it is all `parts`."""
     reads: tuple[str, ...]
     """The knobs of `AttackSpec` that change the result."""
     norm: Literal["linf"] | None
@@ -36,6 +41,9 @@ class AttackKind:
     """It is made on another network than the one that it is for."""
     averages: bool = False
     """It can average over the draws of a random model; one that cannot sees one draw, held."""
+    parts: Callable[[AttackSpec, int], tuple[AttackSpec, ...]] = _no_parts
+    """The attacks that it consists of, from its knobs and the number of classes: each is run on the images
+    that those before it have left standing. Empty for an attack of one part."""
     deterministic_only: bool = False
     """It is defined for deterministic models alone, and refused for others."""
 
@@ -85,11 +93,25 @@ def _deepfool(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     return DeepFool(model, steps=spec.steps, overshoot=spec.overshoot)
 
 
-def _autoattack_torchattacks(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
-    """What torchattacks calls AutoAttack: APGD-CE, APGD-T and FAB-T of ten steps each, and Square."""
-    from torchattacks import AutoAttack
+def _every_target(spec: AttackSpec, num_classes: int) -> tuple[AttackSpec, ...]:
+    if spec.target:
+        return ()
+    return tuple(replace(spec, target=rank) for rank in target_ranks(num_classes))
 
-    return AutoAttack(model, eps=spec.eps, n_classes=setting.num_classes, seed=setting.seed)
+
+def _autoattack_torchattacks(spec: AttackSpec, num_classes: int) -> tuple[AttackSpec, ...]:
+    """What torchattacks calls AutoAttack: APGD-CE, APGD-T and FAB-T of ten steps each, and Square.
+
+    The targets are all other classes.
+    """
+    part = replace(spec, steps=10, queries=5000)
+    ranks = range(1, num_classes)
+    return (
+        replace(part, kind="apgd_ce"),
+        *(replace(part, kind="apgd_dlr_targeted", target=rank) for rank in ranks),
+        *(replace(part, kind="fab_targeted", target=rank) for rank in ranks),
+        replace(part, kind="square"),
+    )
 
 
 def _autoattack_standard(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
@@ -98,7 +120,7 @@ def _autoattack_standard(model: nn.Module, spec: AttackSpec, setting: Setting) -
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         attack = AutoAttack(model, eps=spec.eps, norm="Linf", seed=setting.seed % 2**32, device=x.device)
-        targets = min(TARGETS, setting.num_classes - 1)
+        targets = len(target_ranks(setting.num_classes))
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
         return attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
@@ -121,7 +143,11 @@ ATTACKS: dict[str, AttackKind] = {
         build=_deepfool, reads=("steps", "overshoot", "gradient"), norm=None, divides_by_gradient=True
     ),
     "autoattack_torchattacks": AttackKind(
-        build=_autoattack_torchattacks, reads=("eps", "gradient"), norm="linf", min_classes=DLR_CLASSES
+        build=None,
+        parts=_autoattack_torchattacks,
+        reads=("eps", "gradient"),
+        norm="linf",
+        min_classes=DLR_CLASSES,
     ),
     "autoattack_standard": AttackKind(
         build=_autoattack_standard,
@@ -134,7 +160,18 @@ ATTACKS: dict[str, AttackKind] = {
         build=apgd_ce, reads=("eps", "steps", "eot_samples", "gradient"), norm="linf", averages=True
     ),
     "apgd_dlr_targeted": AttackKind(
-        build=apgd_dlr_targeted, reads=("eps", "steps", "eot_samples", "gradient"), norm="linf", averages=True
+        build=apgd_dlr_targeted,
+        parts=_every_target,
+        reads=("eps", "steps", "target", "eot_samples", "gradient"),
+        norm="linf",
+        averages=True,
+    ),
+    "fab_targeted": AttackKind(
+        build=fab_targeted,
+        parts=_every_target,
+        reads=("eps", "steps", "target", "gradient"),
+        norm="linf",
+        divides_by_gradient=True,
     ),
     "square": AttackKind(build=square, reads=("eps", "queries", "eot_samples"), norm="linf", averages=True),
     "transfer": AttackKind(
@@ -155,12 +192,27 @@ def attack_kind(spec: AttackSpec) -> AttackKind:
 
 
 def check_classes(spec: AttackSpec, num_classes: int) -> None:
-    """`InputError` if the attack's loss is not defined for so few classes."""
+    """`InputError` if the attack is not defined for so few classes."""
     fewest = attack_kind(spec).min_classes
     if num_classes < fewest:
         raise InputError(
             f"attack {spec.name}: {spec.kind!r} needs {fewest} classes or more, not {num_classes}"
         )
+    if spec.target >= num_classes:
+        raise InputError(
+            f"attack {spec.name}: target is {spec.target}, expected at most {num_classes - 1}, "
+            "the number of other classes"
+        )
+
+
+def defined_for(attacks: Iterable[AttackSpec], *, num_classes: int, random: bool) -> list[AttackSpec]:
+    """Those of `attacks` that exist for so many classes, and for a random or a deterministic model."""
+
+    def is_defined(spec: AttackSpec) -> bool:
+        kind = attack_kind(spec)
+        return num_classes >= kind.min_classes and not (random and kind.deterministic_only)
+
+    return [spec for spec in attacks if is_defined(spec)]
 
 
 def check_kind_of_model(spec: AttackSpec, *, random: bool) -> None:

@@ -1,23 +1,30 @@
 """The attacks that belong together: what the paper runs, and what an attacker who knows the defence runs."""
 
+from typing import Any
+
+from nenni_core.attacks.kinds import defined_for
 from nenni_core.attacks.spec import AttackSpec
 
 PAPER_EPS = 8 / 255
 
 
-def paper_protocol(eps: float = PAPER_EPS, step_size: float = 2 / 255) -> tuple[AttackSpec, ...]:
+def paper_protocol(
+    eps: float = PAPER_EPS, step_size: float = 2 / 255, *, num_classes: int = 10
+) -> tuple[AttackSpec, ...]:
     """The attacks of the paper's section 4.1, low-precision paths blocked; cheap ones first.
 
     The paper does not print CW's c. The evaluation of Random Projection Filters, which it follows, uses 1e-4.
-    "AutoAttack" is what torchattacks calls so: ten steps for each part, where the standard has a hundred.
+    "AutoAttack" is what torchattacks calls so: ten steps for each part, where the standard has a hundred. It
+    needs four classes.
     """
-    return (
+    attacks = (
         AttackSpec(name="fgsm", kind="fgsm", eps=eps),
         AttackSpec(name="mifgsm", kind="mifgsm", eps=eps, step_size=step_size, steps=5, decay=1.0),
         AttackSpec(name="pgd20", kind="pgd", eps=eps, step_size=step_size, steps=20),
         AttackSpec(name="cw_l2", kind="cw", c=1e-4, confidence=0.0, steps=1000, learning_rate=0.01),
         AttackSpec(name="autoattack_torchattacks", kind="autoattack_torchattacks", eps=eps),
     )
+    return tuple(defined_for(attacks, num_classes=num_classes, random=False))
 
 
 def deepfool_protocol() -> tuple[AttackSpec, ...]:
@@ -39,38 +46,43 @@ def pgd_grid(
 
 
 def adaptive_protocol(
-    eps: float = PAPER_EPS, *, steps: int = 100, queries: int = 5000, eot_samples: int = 20
+    eps: float = PAPER_EPS,
+    *,
+    step_size: float = 2 / 255,
+    steps: int = 100,
+    queries: int = 5000,
+    eot_samples: int = 20,
+    num_classes: int = 10,
+    random: bool = False,
 ) -> tuple[AttackSpec, ...]:
     """What is left of a defence under an attacker who knows it (Tramer et al. 2020, arXiv 2002.08347).
 
-    APGD on the cross-entropy and on the targeted DLR loss (Croce & Hein 2020, arXiv 2003.01690), with
-    low-precision paths as the identity and random models averaged over `eot_samples` draws; PGD from the
-    dense network (`surrogate` of the evaluation); Square on what has withstood the gradients. The last
-    column is the worst case of all but the transfer, which is attacked on all images.
+    PGD from the dense network (`surrogate` of the evaluation); APGD on the cross-entropy and on the targeted
+    DLR loss (Croce & Hein 2020, arXiv 2003.01690) with low-precision paths as the identity and random models
+    averaged over `eot_samples` draws; Square; and, for deterministic models and four classes or more, the
+    standard AutoAttack, again with low-precision paths as the identity. But for the transfer, each is run on
+    what those before it have left standing: its column is the worst case so far.
     """
-    white_box = ("apgd_ce", "apgd_dlr_targeted")
-    ce, dlr = (
+    names = ("apgd_ce", "apgd_dlr_targeted", "square", "autoattack_standard")
+
+    def knowing(place: int, **knobs: Any) -> AttackSpec:
+        name = names[place]
+        return AttackSpec(name=name, kind=name, eps=eps, survivors_of=names[:place], **knobs)
+
+    through: dict[str, Any] = {"gradient": "straight_through"}
+    averaged = through | {"steps": steps, "eot_samples": eot_samples}
+    attacks = (
         AttackSpec(
-            name=name,
-            kind=name,
+            name="transfer",
+            kind="transfer",
             eps=eps,
-            steps=steps,
-            gradient="straight_through",
+            step_size=step_size,
+            steps=20,
             eot_samples=eot_samples,
-            survivors_of=white_box[:place],
-        )
-        for place, name in enumerate(white_box)
-    )
-    return (
-        AttackSpec(name="transfer", kind="transfer", eps=eps, steps=20, eot_samples=eot_samples),
-        ce,
-        dlr,
-        AttackSpec(
-            name="square",
-            kind="square",
-            eps=eps,
-            queries=queries,
-            eot_samples=eot_samples,
-            survivors_of=white_box,
         ),
+        knowing(0, **averaged),
+        knowing(1, **averaged),
+        knowing(2, queries=queries, eot_samples=eot_samples),
+        knowing(3, **through),
     )
+    return tuple(defined_for(attacks, num_classes=num_classes, random=random))

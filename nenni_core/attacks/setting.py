@@ -8,6 +8,9 @@ from torch import Tensor, nn
 Perturb = Callable[[Tensor, Tensor], Tensor]
 """(images in [0, 1], labels) to adversarial images of the same shape."""
 
+BALL_TOLERANCE = 1e-6
+"""How far float32 rounding may carry a pixel out of the eps ball."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:

@@ -39,6 +39,8 @@ class AttackSpec:
     """DeepFool: how much further than to the linearised boundary a step goes, as a share."""
     queries: int = 5000
     """Square: forward passes per image."""
+    target: int = 0
+    """Targeted attacks: which other class is aimed at, by rank, 1 for the likeliest; 0 for each in turn."""
     eot_samples: int = 1
     """Random models: noise draws that each gradient (Square: each loss) is the mean over, and on which the
     result is judged. 1 is the protocol of Random Projection Filters: one draw that is held for the whole
@@ -68,6 +70,7 @@ class AttackSpec:
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "overshoot": (self.overshoot >= 0, "0 or more"),
             "queries": (self.queries >= 1, "at least 1"),
+            "target": (self.target >= 0, "0 or more"),
             "eot_samples": (self.eot_samples >= 1, "at least 1"),
         }
         for field, (holds, expected) in ranges.items():

@@ -1,6 +1,6 @@
 """A model on the bench: batches, judgement on fresh noise draws, one attack on all images that need it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +36,35 @@ class Worst:
         self.probability[index[worse]] = probability[worse]
 
 
+class Tally:
+    """What one attack has done so far, by sample: of several parts, the last one that attacked it."""
+
+    def __init__(
+        self, pixels: Callable[[Tensor], Tensor], clean_predicted: Tensor, labels: Tensor, keep: Tensor
+    ) -> None:
+        self.labels, self.keep = labels, keep
+        self.predicted = clean_predicted.clone()
+        self.probability, self.distance = torch.zeros(len(labels)), torch.zeros(len(labels))
+        self.examples = pixels(keep).cpu()
+        self.counts, self.seconds = dict.fromkeys(COUNTS, 0), 0.0
+
+    def standing(self) -> Tensor:
+        """Indices of the samples that are still classified correctly."""
+        return (self.predicted == self.labels).nonzero().flatten()
+
+    def take(self, index: Tensor, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Add one attacked batch."""
+        on_draws = tensors["predicted"]
+        self.predicted[index] = on_draws[0]
+        self.probability[index] = (on_draws == self.labels[index]).float().mean(dim=0)
+        self.distance[index] = tensors["distance"]
+        kept, place = torch.nonzero(self.keep[:, None] == index[None, :], as_tuple=True)
+        images = tensors["adversarial"]  # of a random model all of the batch, else those to be kept
+        self.examples[kept] = images[place] if len(images) == len(index) else images
+        self.counts = {name: self.counts[name] + numbers[name] for name in COUNTS}
+        self.seconds += numbers["seconds"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A model, the images it is judged on and how; what the clean pass and each attack share."""
@@ -59,10 +88,9 @@ class Bench:
         x = self.images[index].to(self.device).float().div(255)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def predict(self, x: Tensor, name: str, number: int, draw: int = 0) -> Tensor:
-        """Labels for one batch, under a fresh noise draw if the model is random."""
+    def predict(self, x: Tensor, *names: str) -> Tensor:
+        """Labels for one batch; if the model is random, under the fresh noise draw of these `names`."""
         if self.random:
-            names = (name, str(number)) if draw == 0 else (name, str(number), str(draw))
             set_noise(self.model, "inference", derive_seed(self.seed, *names))
         with torch.no_grad():
             logits = self.model(x)
@@ -71,18 +99,19 @@ class Bench:
             raise InputError("the model switches itself to training mode in its forward pass")
         broken = int((~logits.isfinite()).any(dim=1).sum())
         if broken:
-            raise InputError(f"{name}: the logits of {broken} of {len(x)} samples are NaN or infinite")
+            raise InputError(f"{names[0]}: the logits of {broken} of {len(x)} samples are NaN or infinite")
         return logits.argmax(dim=1).cpu()
 
-    def judge(self, x: Tensor, name: str, number: int) -> Tensor:
+    def judge(self, x: Tensor, *names: str) -> Tensor:
         """Labels for one batch on each of the fresh draws: (draws, batch)."""
-        return torch.stack([self.predict(x, name, number, draw) for draw in range(self.draws)])
+        others = [self.predict(x, *names, str(draw)) for draw in range(1, self.draws)]
+        return torch.stack([self.predict(x, *names), *others])
 
     def clean_predictions(self, on_progress: ProgressCallback) -> Tensor:
         """The label that the model gives to each image."""
         predicted = torch.empty_like(self.labels)
         for number, index in enumerate(torch.arange(len(self.images)).split(self.batch_size)):
-            predicted[index] = self.predict(self.pixels(index), CLEAN, number)
+            predicted[index] = self.predict(self.pixels(index), CLEAN, str(number))
             on_progress(CLEAN, int(index[-1]) + 1, len(self.images))
         return predicted
 
@@ -96,54 +125,52 @@ class Bench:
         on_progress: ProgressCallback,
     ) -> AttackOutcome:
         """Attack each image that `spec` is to be run on once, and judge the result."""
-        predicted = clean_predicted.clone()
+        tally = Tally(self.pixels, clean_predicted, self.labels, keep)
         if not self.random:
             for name in spec.survivors_of:
-                predicted = torch.where(predicted == self.labels, before[name].predicted, predicted)
-        wanted = (predicted == self.labels).nonzero().flatten()
-        probability, distance = torch.zeros(len(self.labels)), torch.zeros(len(self.labels))
-        examples = torch.empty(len(keep), *self.images.shape[1:])
-        skipped = ~torch.isin(keep, wanted)
-        examples[skipped] = self.images[keep[skipped]].float().div(255)
-        counts, seconds = dict.fromkeys(COUNTS, 0), 0.0
-        for number, index in enumerate(wanted.split(self.batch_size)):
-            if len(index) == 0:
-                break
-            tensors, numbers = self._batch(spec, number, index, keep)
-            on_draws = tensors["predicted"]
-            predicted[index] = on_draws[0]
-            probability[index] = (on_draws == self.labels[index]).float().mean(dim=0)
-            distance[index] = tensors["distance"]
-            kept, place = torch.nonzero(keep[:, None] == index[None, :], as_tuple=True)
-            examples[kept] = tensors["adversarial"][place] if worst is not None else tensors["adversarial"]
-            if worst is not None and counts_in_worst_case(spec):
-                worst.update(index, tensors["adversarial"], probability[index])
-            counts = {name: counts[name] + numbers[name] for name in COUNTS}
-            seconds += numbers["seconds"]
-            on_progress(spec.name, min((number + 1) * self.batch_size, len(wanted)), len(wanted))
+                fooled = before[name].predicted
+                tally.predicted = torch.where(tally.predicted == self.labels, fooled, tally.predicted)
+        wanted = tally.standing()
+        attacked = len(wanted)
+        # The parts of an attack are run one after the other on all images, not batch by batch: what a part
+        # has left standing of several batches fills the batches of the next.
+        parts = (() if self.random else attack_kind(spec).parts(spec, self.num_classes)) or (spec,)
+        total = len(parts) * attacked
+        for place, part in enumerate(parts):
+            done = place * attacked + attacked - len(wanted)
+            for number, index in enumerate(wanted.split(self.batch_size) if len(wanted) else ()):
+                names = (spec.name, *([str(place)] if len(parts) > 1 else []), str(number))
+                tensors, numbers = self._batch(part, names, index, keep)
+                tally.take(index, tensors, numbers)
+                if worst is not None and counts_in_worst_case(spec):
+                    worst.update(index, tensors["adversarial"], tally.probability[index])
+                on_progress(spec.name, min(done := done + len(index), total), total)
+            wanted = tally.standing()
+        if attacked and done < total:  # nothing was left for the last parts
+            on_progress(spec.name, total, total)
         return AttackOutcome(
             spec=spec,
-            correct=predicted == self.labels,  # False where not attacked: there an earlier prediction stands
-            predicted=predicted,
-            probability=probability,
-            distance=distance,
-            attacked=len(wanted),
-            seconds=seconds,
-            examples=examples,
-            **counts,
+            correct=tally.predicted == self.labels,  # False where not attacked: an earlier prediction stands
+            predicted=tally.predicted,
+            probability=tally.probability,
+            distance=tally.distance,
+            attacked=attacked,
+            seconds=tally.seconds,
+            examples=tally.examples,
+            **tally.counts,
         )
 
     def _batch(
-        self, spec: AttackSpec, number: int, index: Tensor, keep: Tensor
+        self, spec: AttackSpec, names: tuple[str, ...], index: Tensor, keep: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """One attacked batch, from the folder of finished ones if it is there.
+        """One attacked batch, from the folder of finished ones if it is there; `names` say which it is.
 
         Kept are the predictions on every draw and the distances; of the images those for the picture, and for
         a random model, whose worst ones are judged again, all.
         """
-        name = f"{spec.name}-{number:05d}"
         guard = f"{self.guard} {asdict(spec)} {sha256(index.numpy().tobytes()).hexdigest()} {self.draws}"
-        stored = load_part(self.folder, name, guard)
+        label = "-".join([spec.name, *(name.zfill(5) for name in names[1:])])
+        stored = load_part(self.folder, label, guard)
         if stored is not None:
             return stored
         started = perf_counter()
@@ -153,19 +180,19 @@ class Bench:
             self.model,
             x,
             self.labels[index].to(self.device),
-            seed=derive_seed(self.seed, spec.name, str(number)),
+            seed=derive_seed(self.seed, *names),
             num_classes=self.num_classes,
             cost=cost,
             surrogate=self.surrogate if attack_kind(spec).needs_surrogate else None,
         )
         seconds = perf_counter() - started
         tensors = {
-            "predicted": self.judge(x_adv, spec.name, number),
+            "predicted": self.judge(x_adv, *names),
             "distance": (x_adv - x).flatten(1).norm(dim=1).cpu(),
             "adversarial": (x_adv if self.draws > 1 else x_adv[torch.isin(index, keep)]).cpu(),
         }
         numbers = {name: getattr(cost, name) for name in COUNTS} | {"seconds": seconds}
-        save_part(self.folder, name, guard, tensors, numbers)
+        save_part(self.folder, label, guard, tensors, numbers)
         return tensors, numbers
 
     def judge_worst(self, worst: Worst, clean_correct: Tensor, on_progress: ProgressCallback) -> Tensor:
@@ -174,7 +201,7 @@ class Bench:
         chunks = clean_correct.nonzero().flatten().split(self.batch_size)
         for number, index in enumerate(chunk for chunk in chunks if len(chunk)):
             x = worst.adversarial[index].to(self.device).contiguous(memory_format=torch.channels_last)
-            right = self.judge(x, WORST_CASE, number) == self.labels[index]
+            right = self.judge(x, WORST_CASE, str(number)) == self.labels[index]
             probability[index] = right.float().mean(dim=0)
             on_progress(WORST_CASE, number + 1, len(chunks))
         return probability

@@ -5,13 +5,11 @@ Writes `records.parquet` (one row per test image), `results.json` (accuracies wi
 `masking.json`, the verdict on gradient masking, if the attacks that it rests on are configured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from nenni_core.attacks import AttackSpec, attack_kind
+from nenni_core.attacks import defined_for
 from nenni_core.bitops import bitops
 from nenni_core.evaluation import evaluate, verdict_of
 from nenni_core.randomness import derive_seed, noise_streams
@@ -49,11 +47,15 @@ def run(
     if config.needs_surrogate:
         # the dense teacher is its own: a transfer is then an ordinary attack
         surrogate = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
+    # the others have no result for this model
+    attacks = defined_for(
+        config.specifications(), num_classes=data.num_classes, random=bool(noise_streams(model))
+    )
     evaluation = evaluate(
         model,
         test.images,
         test.labels,
-        applicable(config.specifications(), model),
+        attacks,
         num_classes=data.num_classes,
         batch_size=config.batch_size,
         surrogate=surrogate,
@@ -91,13 +93,6 @@ def run(
     for name in ("dense", "nominal", "measured"):
         metrics[f"bitops_{name}"] = costs[name]
     return metrics
-
-
-def applicable(attacks: Sequence[AttackSpec], model: nn.Module) -> list[AttackSpec]:
-    """The attacks that are defined for `model`; a random one has no result in the columns of the others."""
-    if not noise_streams(model):
-        return list(attacks)
-    return [spec for spec in attacks if not attack_kind(spec).deterministic_only]
 
 
 def _columns(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ OTHERS = [
     AttackSpec(name="autoattack_standard", kind="autoattack_standard"),
     AttackSpec(name="apgd_ce", kind="apgd_ce", steps=10),
     AttackSpec(name="apgd_dlr_targeted", kind="apgd_dlr_targeted", steps=10),
+    AttackSpec(name="fab_targeted", kind="fab_targeted", steps=10),
     AttackSpec(name="square", kind="square", queries=60),
     AttackSpec(name="transfer", kind="transfer", steps=5),
 ]

@@ -68,7 +68,7 @@ def judge(
 ) -> tuple[Evaluation, MaskingVerdict]:
     """Both protocols, the paper's without its slow attacks."""
     surrogate = linear_model(seed=5) if surrogate is None else surrogate
-    known = adaptive_protocol(**({"steps": 30, "queries": 2000, "eot_samples": 1} | adaptive))
+    known = adaptive_protocol(**({"steps": 30, "queries": 2000, "eot_samples": 1} | adaptive), num_classes=2)
     attacks = [*PAPER, *masking_probes(), *known]
     result = evaluate(model, images, labels, attacks, num_classes=2, surrogate=surrogate, keep_examples=0)
     verdict = masking_verdict(result, paper=[s.name for s in PAPER], adaptive=[s.name for s in known])
@@ -124,7 +124,7 @@ def test_what_asks_something_else_counts_neither_in_the_worst_case_nor_in_the_pr
         AttackSpec(name="deepfool", kind="deepfool", steps=50),
         AttackSpec(name="far", kind="pgd", eps=200 / 255, step_size=50 / 255, in_worst_case=False),
     ]
-    known = adaptive_protocol(steps=5, queries=20)
+    known = adaptive_protocol(steps=5, queries=20, num_classes=2)
     attacks = [*PAPER, *masking_probes(), *others, *known]
     result = evaluate(net, images, labels, attacks, num_classes=2, surrogate=net, keep_examples=0)
     assert result.accuracy("deepfool").value < 0.5  # it does not find all images that are clipped

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nenni_core.attacks.auto_pgd import DLR_CLASSES, apgd_ce, apgd_dlr_targeted, target_ranks
 from nenni_core.attacks.black_box import square, transfer
 from nenni_core.attacks.carlini_wagner import carlini_wagner
+from nenni_core.attacks.deepfool import deepfool
 from nenni_core.attacks.fab import fab_targeted
 from nenni_core.attacks.setting import Perturb, Setting
 from nenni_core.attacks.spec import AttackSpec
@@ -88,9 +89,13 @@ def _cw(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
 
 def _deepfool(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """Steps to the nearest linearised boundary in l2 (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599)."""
-    from torchattacks import DeepFool
 
-    return DeepFool(model, steps=spec.steps, overshoot=spec.overshoot)
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        return deepfool(
+            model, x, y, num_classes=setting.num_classes, steps=spec.steps, overshoot=spec.overshoot
+        )
+
+    return perturb
 
 
 def _every_target(spec: AttackSpec, num_classes: int) -> tuple[AttackSpec, ...]:
@@ -139,9 +144,7 @@ ATTACKS: dict[str, AttackKind] = {
         divides_by_gradient=True,
     ),
     "cw": AttackKind(build=_cw, reads=("c", "confidence", "steps", "learning_rate", "gradient"), norm=None),
-    "deepfool": AttackKind(
-        build=_deepfool, reads=("steps", "overshoot", "gradient"), norm=None, divides_by_gradient=True
-    ),
+    "deepfool": AttackKind(build=_deepfool, reads=("steps", "overshoot", "gradient"), norm=None),
     "autoattack_torchattacks": AttackKind(
         build=None,
         parts=_autoattack_torchattacks,

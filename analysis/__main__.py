@@ -15,14 +15,18 @@ from rich.text import Text
 from analysis import report
 from analysis.current import read_current_set
 from analysis.figures import accuracy_over_bitops
+from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.runs import NothingTrackedError, Parent, default_tracking_uri, find_parent, stage_runs
-from analysis.summary import summarise
-from analysis.tables.robustness import RobustnessTable, build_table
-from analysis.tables.writing import caption, cells, headings, to_markdown
+from analysis.summary import attack_pair, summarise
+from analysis.tables.markdown import to_markdown
+from analysis.tables.robustness import MASKING, RobustnessTable, build_table
+from analysis.tables.writing import caption, cells, headings
 from nenni_core.errors import InputError
 from pipeline.command_line import Params, new_app, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet
+
+MASKED = column_name(MASKING)
 
 app = new_app("Write the table, the figure and the report of a tracked experiment.")
 
@@ -123,15 +127,16 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
     if not console.is_terminal:
         # a log has no width to keep to
         console = Console(width=200)
-    grid = _grid(table)
-    if Measurement.get(console, console.options.update(max_width=10_000), grid).maximum > console.width:
-        grid = _narrow_grid(table)
+    grid, left_out = _fitting(table, console)
     warning = other_set(parent)
     if warning:  # before numbers that could be taken for others
         console.print(Text(f"caution: {warning}", style="bold red"), soft_wrap=True)
         console.print()
     console.print(grid)
     console.print(Text(caption(table), style="dim"))
+    if left_out:
+        said = f"Not shown here, for want of width: {listed(left_out)}."
+        console.print(Text(said, style="dim"))
     console.print()
     console.print(Text(summarise(table).headline))
     for doubt in doubts:
@@ -147,21 +152,39 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
     console.print(Text(f"{'runs':>8}: make ui"))
 
 
+def _fitting(table: RobustnessTable, console: Console) -> tuple[Table, list[str]]:
+    """The widest grid that fits, and the headings that it lacks for that beside those of the narrow one.
+
+    The printed reductions go first, then the attacks that the words do not speak of.
+    """
+    told = (*WHOLE, *attack_pair(table))
+    spare = ["Paper", *(column_name(column) for column in table.main_columns if column not in told)]
+    grid = _grid(table)
+    for count in range(len(spare) + 1):
+        width = Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
+        if width <= console.width:
+            return grid, spare[: count - 1] if count else []
+        grid = _narrow_grid(table, without=spare[:count])
+    return grid, spare
+
+
 def _grid(table: RobustnessTable) -> Table:
     """All columns, intervals below the accuracies."""
     grid = Table(title=report.title(table), title_justify="left", title_style="bold")
     for place, heading in enumerate(headings(table)):
-        grid.add_column(heading.replace(", ", ",\n"), justify="right" if place else "left")
+        wrapped = heading.replace(", ", ",\n").replace(MASKED, MASKED.replace(" ", "\n"))
+        grid.add_column(wrapped, justify="right" if place else "left")
     for row in table.rows:
+        # which tests are raised is in the files: a line for each of up to six would be too much here
         entries = [
-            Text(f"{entry.main}\n{entry.detail}" if entry.detail else entry.main)
-            for entry in cells(table, row)
+            Text(f"{entry.main}\n{entry.detail}" if entry.detail and heading != MASKED else entry.main)
+            for heading, entry in zip(headings(table)[1:], cells(table, row), strict=True)
         ]
         grid.add_row(Text(row.label.replace(", ", ",\n")), *entries)
     return grid
 
 
-def _narrow_grid(table: RobustnessTable) -> Table:
+def _narrow_grid(table: RobustnessTable, *, without: list[str]) -> Table:
     """For terminals of 80 characters: no intervals (the files have them), of the cost only the reductions."""
     grid = Table(
         title=report.title(table),
@@ -170,9 +193,11 @@ def _narrow_grid(table: RobustnessTable) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    shown = [place for place, heading in enumerate(headings(table)) if heading not in ("BitOPs", "Measured")]
+    hidden = {"BitOPs", "Measured", *without}
+    shown = [place for place, heading in enumerate(headings(table)) if heading not in hidden]
     for place in shown:
         heading = headings(table)[place].replace(", straight-through", ",\nstraight-\nthrough")
+        heading = heading.replace(MASKED, MASKED.replace(" ", "\n"))
         grid.add_column(heading.replace("Reduction", "Cost"), justify="right" if place else "left")
     for row in table.rows:
         texts = [row.label.replace(", ", ",\n"), *(entry.main for entry in cells(table, row))]

@@ -8,10 +8,18 @@ from nenni_core.statistics import wilson_interval
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """`correct` of `images` test images are classified rightly."""
+    """`correct` of `images` test images are classified rightly.
 
-    correct: int
+    Of a random network that is judged on several noise draws, `correct` is the mean over them.
+    """
+
+    correct: float
     images: int
+
+    @property
+    def count(self) -> int | None:
+        """`correct` as a count of images; None where it is a mean that is no whole number."""
+        return int(self.correct) if float(self.correct).is_integer() else None
 
     @property
     def value(self) -> float:

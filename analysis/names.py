@@ -6,19 +6,31 @@ from typing import Any
 
 MINUS = "\u2212"
 FAMILIES = {"fgsm": "FGSM", "pgd": "PGD", "mifgsm": "MIFGSM"}
-TITLES = {
+# The other attacks of the paper, then those of an attacker who knows the defence.
+PAPER = {
+    "cw": "CW-l2",
     "cw_l2": "CW-l2",
     "deepfool": "DeepFool",
     "autoattack_torchattacks": "AutoAttack (torchattacks)",
-    "autoattack_standard": "AutoAttack (standard)",
-    "apgd_ce": "APGD-CE",
-    "apgd_dlr_targeted": "APGD-DLR, targeted",
-    "square": "Square",
-    "transfer": "Transfer",
 }
-# Columns that are no attack: undisturbed images, and images that are right under every attack.
+ADAPTIVE = {
+    "transfer": "Transfer",
+    "apgd_ce": "APGD-CE",
+    "apgd_dlr_targeted": "APGD-DLR targeted",
+    "square": "Square",
+    "autoattack_standard": "AutoAttack (standard)",
+}
+# What only the verdict on masked gradients asks.
+PROBES = {"pgd2_probe": "PGD-2 (probe)", "pgd20_unbounded_probe": "PGD-20, unbounded (probe)"}
+# Columns that are no attack: undisturbed images, and images that are right under the attacks together.
 WHOLE = {"clean": "Clean", "worst_case": "Worst case"}
-KNOWN_ATTACK = re.compile(r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?P<straight>_straight_through)?")
+MASKING = {"masking": "Masked gradients"}
+TITLES = PAPER | ADAPTIVE | PROBES | WHOLE | MASKING
+GROUPS = {"paper": PAPER, "adaptive": ADAPTIVE, "probes": PROBES, "whole": WHOLE}
+ORDER = ("blocked", "paper", "straight-through", "grid", "adaptive", "unknown", "probes", "whole")
+KNOWN_ATTACK = re.compile(
+    r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?:_eps(?P<radius>\d+))?(?P<straight>_straight_through)?"
+)
 # What the pipeline does unless told otherwise; a variant's label names only what departs from it.
 USUAL: dict[str, Any] = {
     "target": "non_essential",
@@ -33,17 +45,26 @@ LATER = ("score", "bits", "projection_ratio", "pretrain_objective", "pretrain_ep
 
 
 def attack_order(names: Iterable[str]) -> list[str]:
-    """The attacks in the protocol's order: FGSM, PGD, MIFGSM with blocked gradients, then straight-through.
+    """The attacks in the protocol's order: FGSM, PGD, MIFGSM with blocked gradients, the paper's others.
 
-    Unknown names follow, then the worst case of all.
+    Then the same with straight-through gradients, grids by radius and steps, and what an attacker runs who
+    knows the defence. Unknown names follow, then probes, then the worst case of all.
     """
 
-    def place(name: str) -> tuple[int, int, int, int, str]:
-        known = KNOWN_ATTACK.fullmatch(name)
-        if known is None:
-            return 2 if name in WHOLE else 1, 0, 0, 0, name
-        family = list(FAMILIES).index(known["family"])
-        return 0, int(known["straight"] is not None), family, int(known["steps"] or 0), name
+    def place(name: str) -> tuple[int, tuple[int, ...], str]:
+        if known := KNOWN_ATTACK.fullmatch(name):
+            straight = known["straight"] is not None
+            group = "grid" if known["radius"] else "straight-through" if straight else "blocked"
+            family = list(FAMILIES).index(known["family"])
+            return (
+                ORDER.index(group),
+                (straight, family, int(known["radius"] or 0), int(known["steps"] or 0)),
+                name,
+            )
+        for group, members in GROUPS.items():
+            if name in members:
+                return ORDER.index(group), (list(members).index(name),), name
+        return ORDER.index("unknown"), (), name
 
     return sorted(set(names), key=place)
 
@@ -51,16 +72,21 @@ def attack_order(names: Iterable[str]) -> list[str]:
 def column_name(column: str) -> str:
     """The heading of a column: "PGD-20, straight-through" for `pgd20_straight_through`.
 
-    >>> column_name("clean"), column_name("pgd20"), column_name("square_5000")
-    ('Clean', 'PGD-20', 'square 5000')
+    >>> column_name("clean"), column_name("pgd50_eps12"), column_name("square_5000")
+    ('Clean', 'PGD-50, 12/255', 'square 5000')
     """
-    if column in WHOLE:
-        return WHOLE[column]
     known = KNOWN_ATTACK.fullmatch(column)
     if known is None:
         return TITLES.get(column, column.replace("_", " "))
     steps = f"-{known['steps']}" if known["steps"] else ""
-    return FAMILIES[known["family"]] + steps + (", straight-through" if known["straight"] else "")
+    radius = f", {known['radius']}/255" if known["radius"] else ""
+    return FAMILIES[known["family"]] + steps + radius + (", straight-through" if known["straight"] else "")
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a list in a sentence: "a", "a and b", "a, b and c"; "" for none."""
+    *most, last = list(words) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:

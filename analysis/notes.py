@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from analysis import names
+from analysis.protocol import in_pixels, tracked_settings
 from analysis.runs import FINISHED, Parent
 from analysis.tables.robustness import RobustnessTable, Row, cell
 
@@ -50,7 +51,7 @@ def other_set(parent: Parent) -> str:
 
 
 def missing_cells(table: RobustnessTable) -> list[tuple[str, str]]:
-    """(row label, heading of the column) of every cell without a number."""
+    """(row label, heading of the column) of every cell without the number or verdict that belongs there."""
     return [(row.label, names.column_name(column)) for row, column in table.missing]
 
 
@@ -63,13 +64,7 @@ def computed_on(device: str | None, threads: int | None) -> str:
 
 def attack_params(row: Row) -> dict[str, dict[str, str]]:
     """The protocol of a row by attack name: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}."""
-    protocol: dict[str, dict[str, str]] = {}
-    for name, value in json.loads(row.tracked["params"] or "{}").items():
-        section, _, rest = name.partition(".")
-        attack, _, field = rest.partition(".")
-        if section == "attacks" and field:
-            protocol.setdefault(attack, {})[field] = value
-    return protocol
+    return tracked_settings(row.tracked["params"])
 
 
 def _mixed(rows: list[Row], column: str, what: str, *, short: bool = False) -> str:
@@ -146,16 +141,18 @@ def _stages_before(rows: list[Row], runs: pl.DataFrame) -> str:
 
 
 def _misnamed(rows: list[Row]) -> Iterable[str]:
-    """Columns whose name promises other steps or gradients than the attack had."""
+    """Columns whose name promises another radius, other steps or gradients than the attack had."""
     for attack in names.attack_order({name for row in rows for name in attack_params(row)}):
         known = names.KNOWN_ATTACK.fullmatch(attack)
         if known is None:
             continue
         promised = {"gradient": "straight_through" if known["straight"] else "blocked"}
         promised |= {"steps": known["steps"]} if known["steps"] else {}
+        promised |= {"eps": f"{known['radius']}/255"} if known["radius"] else {}
         settings = [attack_params(row).get(attack, {}) for row in rows]
         for field, value in promised.items():
-            other = sorted({one[field] for one in settings if one.get(field, value) != value})
+            said = {one[field] for one in settings if field in one}
+            other = sorted({in_pixels(had) if field == "eps" else had for had in said} - {value})
             if other:
                 had = f"{field} {' and '.join(other)}, not {value}"
                 yield f"The column {names.column_name(attack)} had {had}."
@@ -165,7 +162,8 @@ def _disagreements(runs: pl.DataFrame) -> Iterable[str]:
     for run in runs.filter(pl.col("status") == FINISHED).iter_rows(named=True):
         for name, accuracy in run.items():
             column = name.removeprefix("accuracy/")
-            share = cell(run, column) if column != name and accuracy is not None else None
+            counted = column != name and accuracy is not None and run.get(f"correct/{column}") is not None
+            share = cell(run, column) if counted else None
             if share and not isclose(share.value, accuracy, abs_tol=1e-6):
                 yield (
                     f"Run {run['run_id']} says {names.percent(accuracy, 2)}% for {names.column_name(column)} "

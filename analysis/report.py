@@ -1,7 +1,8 @@
 """The report: one HTML file that needs nothing else. Words first, then numbers, then their origin."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from markupsafe import Markup, escape
 from analysis import names
 from analysis.figures import accuracy_over_bitops as figure
 from analysis.notes import attack_params, computed_on, missing_cells
+from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
-from analysis.summary import change_against_dense, summarise
-from analysis.tables.robustness import RobustnessTable, Row
-from analysis.tables.writing import caption, cells, headings
+from analysis.summary import attack_pair, change_against_dense, summarise
+from analysis.tables import adaptive, masking
+from analysis.tables.robustness import WORST_CASE, RobustnessTable, Row
+from analysis.tables.writing import Cell, caption, cells, headings
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAPER = (
@@ -32,13 +35,24 @@ PAGE_COLOURS = {
         for place, (colour, _, _) in enumerate(figure.SERIES_STYLES, 1)
     },
 }
-# Settings that an attack has but does not read are not shown.
-UNUSED = {
-    "fgsm": {"step_size", "steps", "decay", "random_start"},
-    "pgd": {"decay"},
-    "mifgsm": {"random_start"},
-}
-FIELDS = ("kind", "eps", "step_size", "steps", "decay", "random_start", "gradient")
+FIELDS = (
+    "kind",
+    "eps",
+    "step_size",
+    "steps",
+    "decay",
+    "random_start",
+    "c",
+    "confidence",
+    "learning_rate",
+    "overshoot",
+    "queries",
+    "gradient",
+    "eot_samples",
+    "survivors_of",
+    "in_worst_case",
+)
+PIXELS = ("eps", "step_size")
 
 
 def render(
@@ -71,9 +85,12 @@ def render(
         flags=flags,
         headings=headings(table),
         caption=caption(table),
-        rows=[_table_row(table, row) for row in table.rows],
+        rows=_rows(table, table.main_columns, cells),
+        adaptive=_adaptive(table),
+        masking=_masking(table),
         missing=missing_cells(table),
         command=command,
+        against_adaptive=attack_pair(table)[1] == WORST_CASE,
         figure=None if drawn is None else inline_svg(figure.render(drawn, "svg").decode()),
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),
@@ -123,16 +140,49 @@ def _facts(table: RobustnessTable, parent: Parent) -> list[str]:
     ]
 
 
-def _table_row(table: RobustnessTable, row: Row) -> dict[str, Any]:
-    """The label and the cells; the sign of a cell says that it is clearly above (1) or below (-1) dense."""
-    entries = []
-    for place, (heading, cell) in enumerate(zip(headings(table)[1:], cells(table, row), strict=True)):
-        accuracy = place < len(table.columns)
-        change = (
-            None if row.is_dense or not accuracy else change_against_dense(table, row, table.columns[place])
-        )
-        entries.append({"heading": heading, "cell": cell, "sign": change.sign if change else 0})
-    return {"label": row.label, "dense": row.is_dense, "entries": entries}
+def _rows(
+    table: RobustnessTable,
+    accuracies: Sequence[str],
+    cells_of: Callable[[RobustnessTable, Row], list[Cell]],
+) -> list[dict[str, Any]]:
+    """Labels and cells; the sign of a cell says that it is clearly above (1) or below (-1) dense.
+
+    The first cells of a row are those of the columns `accuracies`.
+    """
+    found = []
+    for row in table.rows:
+        entries = []
+        for column, cell in zip_longest(accuracies, cells_of(table, row)):
+            change = change_against_dense(table, row, column) if column and not row.is_dense else None
+            entries.append({"cell": cell, "sign": change.sign if change else 0})
+        found.append({"label": row.label, "dense": row.is_dense, "entries": entries})
+    return found
+
+
+def _adaptive(table: RobustnessTable) -> dict[str, Any] | None:
+    """The table of the adaptive attacks; None if there are none."""
+    columns = adaptive.columns(table)
+    if not columns:
+        return None
+    return {
+        "title": adaptive.TITLE,
+        "caption": adaptive.caption(table),
+        "headings": adaptive.headings(table),
+        "rows": _rows(table, columns, adaptive.cells),
+    }
+
+
+def _masking(table: RobustnessTable) -> dict[str, Any] | None:
+    """The verdicts on masked gradients; None if there are none."""
+    if not table.has_masking:
+        return None
+    return {
+        "title": masking.TITLE,
+        "introduction": masking.INTRODUCTION,
+        "caption": masking.caption(table),
+        "headings": masking.headings(table),
+        "rows": [(row.label, row.is_dense, masking.cells(table, row)) for row in table.rows],
+    }
 
 
 def _protocol(table: RobustnessTable) -> dict[str, Any]:
@@ -144,31 +194,46 @@ def _protocol(table: RobustnessTable) -> dict[str, Any]:
     lines = []
     for attack in attacks:
         settings = [protocol[attack] for protocol in protocols if attack in protocol]
-        unused = UNUSED.get(settings[0].get("kind", ""), set())
         values = [
-            "" if field in unused else _distinct(one.get(field, "") for one in settings) for field in fields
+            " / ".join(dict.fromkeys(_readable(field, one[field]) for one in settings if field in one))
+            for field in fields
         ]
-        lines.append((names.column_name(attack), [_readable(value) for value in values]))
-    return {"fields": [field.replace("_", " ") for field in fields], "attacks": lines}
+        lines.append((names.column_name(attack), values))
+    return {
+        "fields": [field.replace("_", " ") for field in fields],
+        "attacks": lines,
+        "scope": _scope(table),
+    }
 
 
-def _distinct(values: Any) -> str:
-    return " / ".join(dict.fromkeys(values))
+def _scope(table: RobustnessTable) -> str:
+    """What the attacks may change and what they may ask, in sentences."""
+    kinds = {table.kind(column): names.column_name(column) for column in table.columns}
+    minimal = [name for kind, name in kinds.items() if kind in MINIMAL_NORM]
+    white_box = "White-box attacks" if not kinds.keys() & {"square", "transfer"} else "Attacks"
+    words = [f"{white_box} in the L-infinity ball, on [0, 1] pixels."]
+    if minimal:
+        words.append(f"Attacks that look for the smallest change in l2 instead: {names.listed(minimal)}.")
+    if "square" in kinds:
+        words.append(f"{kinds['square']} asks for outputs only.")
+    if "transfer" in kinds:
+        words.append(f"{kinds['transfer']} attacks the dense teacher and tries the result on the network.")
+    return " ".join(words)
 
 
-def _readable(value: str) -> str:
-    """A setting for readers: 0.0313725 as 8/255, underscores as spaces."""
-    try:
-        in_255 = 255 * float(value)
-    except ValueError:
-        return value.replace("_", " ")
-    pixels = "." in value and 0 < in_255 < 255 and abs(in_255 - round(in_255)) < 1e-6
-    return f"{round(in_255)}/255" if pixels else value
+def _readable(field: str, value: str) -> str:
+    """A setting for readers: 0.0313725 as 8/255, attacks by their headings, underscores as spaces."""
+    if field in PIXELS:
+        return in_pixels(value)
+    if field == "survivors_of":
+        return ", ".join(map(names.column_name, survivors_of({field: value})))
+    return value.replace("_", " ")
 
 
 def _zero_gradients(table: RobustnessTable, runs: pl.DataFrame) -> dict[str, Any] | None:
     """The share of input gradients that were exactly zero, by network and attack; None if not counted."""
-    attacks = [name for name in table.columns if f"zero_gradients/{name}" in runs.columns]
+    shown = (*table.main_columns, *table.adaptive_columns)
+    attacks = [name for name in shown if f"zero_gradients/{name}" in runs.columns]
     if not attacks:
         return None
     by_id = {run["run_id"]: run for run in runs.iter_rows(named=True)}

@@ -55,7 +55,9 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "params": (pl.String(), "the stage's parameters, a JSON object with sorted names"),
 }
 # Metrics with a slash come on top, under their MLflow name: `accuracy/pgd20` (fraction, 0 to 1), the counts
-# `correct/pgd20`, `forwards/pgd20`, `backwards/pgd20`, and `seconds/pgd20`; null where a run lacks one.
+# `correct/pgd20`, `forwards/pgd20`, `backwards/pgd20`, and `seconds/pgd20`; and of the verdict on masked
+# gradients `masking/<test>` (1 raised, 0 not) and its numbers `masking/<test>/<number>` (fractions). Null
+# where a run lacks one.
 COUNT_PREFIXES = ("correct/", "forwards/", "backwards/")
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from analysis import names
 from analysis.comparison import Difference, difference
-from analysis.tables.robustness import RobustnessTable, Row
+from analysis.tables.robustness import WORST_CASE, RobustnessTable, Row
 
-ATTACKER = "an attacker who differentiates the low-precision path"
+STRAIGHT_ATTACKER = "an attacker who differentiates the low-precision path"
+ADAPTIVE_ATTACKER = "an attacker who knows the defence"
 # The paper's main setting, ratio 0.9, leaves 17.4% of the dense BitOPs (0.452 of 2.60, its table 1).
 MAIN_COST = 0.174
 STRAIGHT = "_straight_through"
@@ -40,6 +41,17 @@ def summarise(table: RobustnessTable) -> Summary:
 
 
 def attack_pair(table: RobustnessTable) -> tuple[str | None, str | None]:
+    """The columns of who does not know the defence and of who does; None for none.
+
+    The longest PGD with blocked gradients; and the worst case where that includes adaptive attacks, else the
+    longest PGD with straight-through gradients.
+    """
+    blocked, straight = _longest_pgd(table)
+    adaptive = any(table.counts(column) for column in table.adaptive_columns)
+    return blocked, (WORST_CASE if adaptive and WORST_CASE in table.columns else straight)
+
+
+def _longest_pgd(table: RobustnessTable) -> tuple[str | None, str | None]:
     """The columns of the longest PGD with blocked and with straight-through gradients; None for none."""
     steps = {
         column: int(known[1] or 0)
@@ -64,19 +76,31 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
         span = f"{low}%" if low == high else f"{low}% to {high}%"
         one = "network with noise costs" if len(noisy) == 1 else f"{len(noisy)} networks with noise cost"
         sentences.append(f"The {one} {span} of the dense BitOPs.")
-    blocked, straight = attack_pair(table)
-    phrases = ["with blocked gradients", "with straight-through gradients"]
-    for column, phrase in zip((blocked, straight), phrases, strict=True):
+    blocked, knowing = attack_pair(table)
+    for column in (blocked, knowing):
         changes = [change for row in noisy if column and (change := change_against_dense(table, row, column))]
         if column and changes:
-            attack = names.column_name(column.removesuffix(STRAIGHT))
-            sentences.append(f"Under {attack} {phrase} {_tally([change.sign for change in changes])}.")
-    if blocked and straight:
+            also = ", which includes the adaptive attacks," if column == WORST_CASE else ""
+            where = f"{_under(column)[0].upper()}{_under(column)[1:]}{also}"
+            sentences.append(f"{where} {_tally([change.sign for change in changes])}.")
+    if blocked and knowing:
         gains = [row for row in noisy if _sign(table, row, blocked) == 1]
-        straight_signs = [sign for row in gains if (sign := _sign(table, row, straight)) is not None]
-        if straight_signs:
-            sentences.append(_verdict_over_all(straight_signs))
+        signs = [sign for row in gains if (sign := _sign(table, row, knowing)) is not None]
+        if signs:
+            sentences.append(_verdict_over_all(signs, _attacker(knowing)))
     return " ".join(sentences)
+
+
+def _under(column: str) -> str:
+    """The attack of `column` as a part of a sentence: "under PGD-20 with blocked gradients"."""
+    if column == WORST_CASE:
+        return "in the worst case"
+    gradients = "straight-through" if column.endswith(STRAIGHT) else "blocked"
+    return f"under {names.column_name(column.removesuffix(STRAIGHT))} with {gradients} gradients"
+
+
+def _attacker(column: str) -> str:
+    return ADAPTIVE_ATTACKER if column == WORST_CASE else STRAIGHT_ATTACKER
 
 
 def _tally(signs: list[int]) -> str:
@@ -95,16 +119,16 @@ def _tally(signs: list[int]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _verdict_over_all(straight: list[int]) -> str:
-    """How many gains with blocked gradients hold, from the signs with straight-through gradients."""
-    gains, kept = len(straight), straight.count(1)
-    clearly = "" if set(straight) <= {1, -1} else "clearly "
+def _verdict_over_all(signs: list[int], attacker: str) -> str:
+    """How many gains with blocked gradients hold, from the signs against `attacker`."""
+    gains, kept = len(signs), signs.count(1)
+    clearly = "" if set(signs) <= {1, -1} else "clearly "
     if gains == 1:
-        return f"The gain is {'also' if kept else f'not {clearly}'.rstrip()} there for {ATTACKER}."
+        return f"The gain is {'also' if kept else f'not {clearly}'.rstrip()} there for {attacker}."
     if kept == gains:
-        return f"All {gains} gains are also there for {ATTACKER}."
+        return f"All {gains} gains are also there for {attacker}."
     return (
-        f"Of the {gains} gains {kept or 'none'} {'are' if kept > 1 else 'is'} {clearly}there for {ATTACKER}."
+        f"Of the {gains} gains {kept or 'none'} {'are' if kept > 1 else 'is'} {clearly}there for {attacker}."
     )
 
 
@@ -117,23 +141,20 @@ def _network(table: RobustnessTable, row: Row) -> str:
     if dense.tracked["data_fingerprint"] != row.tracked["data_fingerprint"]:
         sentences.append("The dense teacher was measured on other data: not compared.")
         return " ".join(sentence for sentence in sentences if sentence)
-    blocked, straight = attack_pair(table)
+    blocked, knowing = attack_pair(table)
     clean = change_against_dense(table, row, "clean")
     if clean:
         sentences.append(f"Clean accuracy {_moves(clean)} against the dense teacher.")
-    for column, phrase in (
-        (blocked, "with blocked gradients"),
-        (straight, "with straight-through gradients"),
-    ):
+    for column in (blocked, knowing):
         if column is None:
             continue
-        what = f"Accuracy under {names.column_name(column.removesuffix(STRAIGHT))} {phrase}"
+        what = f"Accuracy {_under(column)}"
         change = change_against_dense(table, row, column)
         sentences.append(f"{what} {_moves(change)}." if change else f"{what} is missing.")
-    if blocked and straight:
+    if blocked and knowing:
         sentences += [
-            _verdict(_sign(table, row, blocked), _sign(table, row, straight)),
-            _hidden(row, blocked, straight),
+            _verdict(_sign(table, row, blocked), _sign(table, row, knowing), _attacker(knowing)),
+            _hidden(row, blocked, knowing),
         ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -178,39 +199,43 @@ def _interval(change: Difference) -> str:
     return f"95% interval {low} to {high}"
 
 
-def _verdict(blocked: int | None, straight: int | None) -> str:
-    match blocked, straight:
+def _verdict(blocked: int | None, knowing: int | None, attacker: str) -> str:
+    """Whether the gain that the signs against dense show with blocked gradients is there for `attacker`."""
+    match blocked, knowing:
         case (None, _) | (_, None):
             return ""
         case (1, 1):
-            return f"The gain is there for {ATTACKER}, too."
+            return f"The gain is there for {attacker}, too."
         case (1, 0):
-            return f"The gain is not clearly there for {ATTACKER}: no clear difference is left."
+            return f"The gain is not clearly there for {attacker}: no clear difference is left."
         case (1, -1):
             return (
-                f"The gain is not there for {ATTACKER}: against that one it is weaker than the dense teacher."
+                f"The gain is not there for {attacker}: against that one it is weaker than the dense teacher."
             )
         case (0, 0):
             return "Neither attacker tells it clearly from the dense teacher."
         case (_, 1):
-            return f"A gain shows only against {ATTACKER}, the usually stronger one: check the protocol."
+            return f"A gain shows only against {attacker}, the usually stronger one: check the protocol."
         case (0, -1):
-            return f"There is no clear gain to begin with, and a loss against {ATTACKER}."
+            return f"There is no clear gain to begin with, and a loss against {attacker}."
         case (-1, 0):
-            return f"There is a loss with blocked gradients and nothing clear against {ATTACKER}."
+            return f"There is a loss with blocked gradients and nothing clear against {attacker}."
         case _:
             return "Both attackers find it weaker than the dense teacher."
 
 
-def _hidden(row: Row, blocked: str, straight: str) -> str:
-    """What blocking the gradients hides from the attacker within one network."""
-    without, full = row.cells[blocked], row.cells[straight]
+def _hidden(row: Row, blocked: str, knowing: str) -> str:
+    """What is hidden within one network from the attacker who does not know the defence."""
+    without, full = row.cells[blocked], row.cells[knowing]
     if not without or not full:
         return ""
     gap = difference(without, full)
     if gap.sign != 1:
         return ""
     size, interval = names.points(gap.value, signed=False), _interval(gap)
+    if knowing == WORST_CASE:
+        attack = f"{names.column_name(blocked)} with blocked gradients"
+        return f"{attack} alone leaves it {size} points above its worst case ({interval})."
     return (
         f"Blocked gradients make it look {size} points more robust than straight-through ones ({interval})."
     )

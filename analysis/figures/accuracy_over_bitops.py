@@ -54,9 +54,10 @@ def draw(table: RobustnessTable) -> Figure | None:
     """The figure of `table`; None if no network has both a cost and an accuracy.
 
     One panel per fine-tuning objective. Horizontal: nominal BitOPs in percent of the dense network's.
-    Vertical: accuracy in percent with its 95% Wilson interval, clean and under the longest PGD, with blocked
-    and with straight-through gradients. Ratios are filled and joined by a line, N:M patterns are open; the
-    dense teacher stands at 100%, its accuracy runs across the panel as a thin line.
+    Vertical: accuracy in percent with its 95% Wilson interval: clean, under the longest PGD with blocked
+    gradients, and for who knows the defence (`analysis.summary.attack_pair`). Ratios are filled and joined
+    by a line, N:M patterns are open; the dense teacher stands at 100%, its accuracy runs across the panel as
+    a thin line.
     """
     noisy = [row for row in table.rows if not row.is_dense and row.cost is not None and row.images]
     if not noisy:
@@ -64,8 +65,7 @@ def draw(table: RobustnessTable) -> Figure | None:
     panels: dict[tuple[str, ...], list[Row]] = {}
     for row in noisy:
         panels.setdefault(_panel(row), []).append(row)
-    blocked, straight = attack_pair(table)
-    columns = ["clean", *(column for column in (blocked, straight) if column)]
+    columns = ["clean", *(column for column in attack_pair(table) if column)]
     with rc_context(SETTINGS):
         height = len(panels) * PANEL_HEIGHT + FRAME_HEIGHT
         figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(hspace=0.05))
@@ -199,8 +199,8 @@ def _frame(ax: Axes, rows: list[Row], columns: list[str]) -> None:
 
 
 def _series_name(column: str) -> str:
-    if column == "clean":
-        return "Clean"
+    if column in names.WHOLE:
+        return names.column_name(column)
     attack = names.column_name(column.removesuffix(STRAIGHT))
     return f"{attack},\n{'straight-through' if column.endswith(STRAIGHT) else 'blocked'}"
 

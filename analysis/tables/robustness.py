@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
-from analysis import names
+from analysis import names, protocol
 from analysis.comparison import Share
+from analysis.masking import Verdict, read_verdict
 from analysis.paper import PrintedReduction, printed_reduction
 from analysis.runs import FINISHED
 
@@ -46,6 +48,8 @@ PROVENANCE = (
     "seconds",
 )
 BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
+WORST_CASE = "worst_case"
+[MASKING] = names.MASKING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,8 @@ class Row:
     """One network: its identity (the columns `IDENTITY`), its numbers and where they come from.
 
     `cells` has an entry for every column of the table, None where the number is missing; `tracked` holds the
-    columns of `PROVENANCE` and `params`, all None where no run finished.
+    columns of `PROVENANCE` and `params`, all None where no run finished. `masking` is None where the run has
+    no verdict on masked gradients.
     """
 
     label: str
@@ -64,11 +69,17 @@ class Row:
     bitops_measured: float | None
     printed: PrintedReduction | None
     tracked: Mapping[str, Any]
+    masking: Verdict | None = None
 
     @property
     def is_dense(self) -> bool:
         """Whether this is the network without noise."""
         return self.identity["defence"] == "dense"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the network draws noise anew for every image."""
+        return self.identity["randomize"] in protocol.RANDOM
 
     @property
     def images(self) -> int | None:
@@ -99,10 +110,57 @@ class RobustnessTable:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    @cached_property
+    def settings(self) -> Mapping[str, protocol.Settings]:
+        """What the rows have tracked of every attack; where they differ, what the first row says."""
+        found: dict[str, protocol.Settings] = {}
+        for row in self.rows:
+            found = protocol.tracked_settings(row.tracked["params"]) | found
+        return found
+
+    def kind(self, column: str) -> str:
+        """The kind of the attack `column`."""
+        return protocol.kind_of(column, self.settings.get(column, {}))
+
+    def counts(self, column: str) -> bool:
+        """Whether `column` is an attack that counts in the worst case."""
+        settings = self.settings.get(column, {})
+        return column not in names.WHOLE and protocol.counts_in_worst_case(column, settings)
+
+    @property
+    def main_columns(self) -> tuple[str, ...]:
+        """The columns of the main table: all but the adaptive ones and the probes."""
+        hidden = {*self.adaptive_columns, *protocol.PROBES}
+        return tuple(column for column in self.columns if column not in hidden)
+
+    @property
+    def adaptive_columns(self) -> tuple[str, ...]:
+        """The attacks of an attacker who knows the defence, in the order of the steps."""
+        steps = [column for column in self.columns if self.kind(column) in protocol.ADAPTIVE]
+        return tuple(sorted(steps, key=lambda column: protocol.ADAPTIVE.index(self.kind(column))))
+
+    @property
+    def has_masking(self) -> bool:
+        """Whether a verdict on masked gradients was given on any network."""
+        return any(row.masking for row in self.rows)
+
+    def is_defined(self, row: Row, column: str) -> bool:
+        """Whether `row` can have a number in `column`: some attacks are not for random networks."""
+        return not (row.is_random and self.kind(column) in protocol.DETERMINISTIC_ONLY)
+
     @property
     def missing(self) -> list[tuple[Row, str]]:
-        """The cells without a number."""
-        return [(row, column) for row in self.rows for column in self.columns if row.cells[column] is None]
+        """The cells without a number or verdict that could have one; probes are asked for the verdict."""
+        found = []
+        for row in self.rows:
+            found += [
+                (row, column)
+                for column in (*self.main_columns, *self.adaptive_columns)
+                if row.cells[column] is None and self.is_defined(row, column)
+            ]
+            if self.has_masking and row.masking is None:
+                found.append((row, MASKING))
+        return found
 
     def dense_for(self, row: Row) -> Row | None:
         """The dense network that `row` is compared with: same model, data set, seed and training."""
@@ -117,10 +175,16 @@ class RobustnessTable:
         """All numbers in full precision, one row per network; a missing number is null.
 
         `<column>_accuracy`, `_low` and `_high` are fractions (95% Wilson interval), `_correct` counts of
-        `images`; reductions are fractions of the dense network's BitOPs.
+        `images`, null for a mean over noise draws; reductions are fractions of the dense network's BitOPs.
+        `masking` is how many tests of the verdict on masked gradients are raised and `masking_tests` their
+        names, both null without a verdict; there are no such columns where no network has one.
         """
         rows = [_record(row, self.columns) for row in self.rows]
-        return pl.DataFrame(rows, schema=_record_schema(self.columns), orient="row")
+        schema = _record_schema(self.columns)
+        if self.has_masking:
+            rows = [record | _verdict(row) for record, row in zip(rows, self.rows, strict=True)]
+            schema |= {MASKING: pl.Int64(), f"{MASKING}_tests": pl.String()}
+        return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def build_table(
@@ -157,12 +221,17 @@ def build_table(
 
 
 def cell(run: Mapping[str, Any], column: str) -> Share | None:
-    """The accuracy of `run` in `column`, from its count or else from its accuracy; None if missing."""
+    """The accuracy of `run` in `column`, from its count or else from its accuracy; None if missing.
+
+    Random networks that are judged on several noise draws have no count.
+    """
     if run["status"] != FINISHED or not run["images"]:
         return None
     correct, accuracy = run.get(f"correct/{column}"), run.get(f"accuracy/{column}")
     if correct is None and accuracy is not None:
-        correct = round(accuracy * run["images"])
+        correct = accuracy * run["images"]
+        if abs(correct - round(correct)) < 1e-6:
+            correct = round(correct)  # a count but for rounding
     if correct is None or not 0 <= correct <= run["images"]:
         return None
     return Share(correct=correct, images=run["images"])
@@ -217,6 +286,7 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         bitops_measured=run["bitops_measured"] if done else None,
         printed=None if dense else printed_reduction(run["model"], run["ratio"], run["pattern"]),
         tracked={name: run[name] if done else None for name in (*PROVENANCE, "params")},
+        masking=read_verdict(run) if done else None,
     )
 
 
@@ -229,7 +299,7 @@ def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
     for column in columns:
         share = row.cells[column]
         low, high = share.interval if share else (None, None)
-        record[f"{column}_correct"] = share.correct if share else None
+        record[f"{column}_correct"] = share.count if share else None
         record[f"{column}_accuracy"] = share.value if share else None
         record[f"{column}_low"], record[f"{column}_high"] = low, high
     record |= {name: getattr(row, name) for name in BITOPS}
@@ -237,6 +307,14 @@ def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
     record["reduction_measured"] = row.reduction_measured
     record["reduction_paper"] = row.printed.reduction if row.printed else None
     return record | {name: row.tracked[name] for name in PROVENANCE}
+
+
+def _verdict(row: Row) -> dict[str, Any]:
+    raised = None if row.masking is None else row.masking.raised
+    return {
+        MASKING: None if raised is None else len(raised),
+        f"{MASKING}_tests": None if raised is None else ", ".join(raised),
+    }
 
 
 def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:

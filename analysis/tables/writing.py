@@ -1,37 +1,55 @@
-"""The robustness table as text: Markdown, and the cells that the HTML and console tables share."""
+"""The main table as text: the cells that Markdown, HTML and the console share, and its caption."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import names
 from analysis.comparison import Share
-from analysis.notes import missing_cells
-from analysis.remedy import Remedy
-from analysis.tables.robustness import MISSING, RobustnessTable, Row
+from analysis.masking import Verdict
+from analysis.protocol import DETERMINISTIC_ONLY, MINIMAL_NORM, in_pixels
+from analysis.tables.robustness import MASKING, MISSING, WORST_CASE, RobustnessTable, Row
+
+NOT_DEFINED = "not defined"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """`main` is the number, `detail` its interval or "" where it has none."""
+    """`main` is the number or word, `detail` its interval or what it consists of; "" where it has none."""
 
     main: str
     detail: str = ""
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether there is neither a number nor a verdict."""
+        return self.main in ("", MISSING, NOT_DEFINED)
 
 
 def headings(table: RobustnessTable) -> list[str]:
     """The headings of all columns, the one of the row labels first."""
     cost = ["BitOPs", "Reduction", *(["Measured"] if _has_measured(table) else []), "Paper"]
-    return ["Network", *(names.column_name(column) for column in table.columns), *cost]
+    masking = [names.column_name(MASKING)] if table.has_masking else []
+    return ["Network", *(names.column_name(column) for column in table.main_columns), *cost, *masking]
 
 
 def cells(table: RobustnessTable, row: Row) -> list[Cell]:
     """The cells of `row` below `headings(table)[1:]`."""
-    accuracies = [accuracy_cell(row.cells[column]) for column in table.columns]
     nominal = Cell(main="" if row.is_dense else names.reduction(row.reduction_nominal) or MISSING)
     measured = Cell(main="" if row.is_dense else names.reduction(row.reduction_measured) or MISSING)
     bitops = Cell(main=names.magnitude(row.bitops_nominal) or MISSING)
     printed = Cell(main=names.reduction(row.printed.reduction) if row.printed else "")
-    return [*accuracies, bitops, nominal, *([measured] if _has_measured(table) else []), printed]
+    cost = [bitops, nominal, *([measured] if _has_measured(table) else []), printed]
+    masking = [masking_cell(row.masking)] if table.has_masking else []
+    return [*accuracy_cells(table, row, table.main_columns), *cost, *masking]
+
+
+def accuracy_cells(table: RobustnessTable, row: Row, columns: tuple[str, ...]) -> list[Cell]:
+    """The cells of `row` in `columns`."""
+    return [
+        accuracy_cell(row.cells[column])
+        if row.cells[column] or table.is_defined(row, column)
+        else Cell(main=NOT_DEFINED)
+        for column in columns
+    ]
 
 
 def accuracy_cell(share: Share | None) -> Cell:
@@ -40,6 +58,16 @@ def accuracy_cell(share: Share | None) -> Cell:
         return Cell(main=MISSING)
     low, high = share.interval
     return Cell(main=names.percent(share.value), detail=f"{names.percent(low)} to {names.percent(high)}")
+
+
+def masking_cell(verdict: Verdict | None) -> Cell:
+    """How many tests for masked gradients are raised, and which, in words."""
+    if verdict is None:
+        return Cell(main=MISSING)
+    if not verdict.raised:
+        return Cell(main="no sign")
+    which = ", ".join(name.replace("_", " ") for name in verdict.raised)
+    return Cell(main=f"{len(verdict.raised)} of {len(verdict.tests)}", detail=which)
 
 
 def caption(table: RobustnessTable) -> str:
@@ -55,8 +83,7 @@ def caption(table: RobustnessTable) -> str:
         "Attacks differentiate the deployed arithmetic (blocked low-precision path) unless the column says"
         " straight-through.",
     ]
-    if "worst_case" in table.columns:
-        words.append("Worst case counts the images that are right under every attack of the row.")
+    words += worst_case(table) + random_networks(table)
     if any(row.identity["objective"] for row in table.rows):
         words.append("Clean and adversarial after a ratio or pattern name the images of its fine-tuning.")
     if len({row.identity["seed"] for row in table.rows}) == 1:
@@ -69,34 +96,69 @@ def caption(table: RobustnessTable) -> str:
     networks = sorted({row.printed.network for row in table.rows if row.printed})
     if networks:
         words.append(f"Paper is the reduction that Liu et al. (2024) print for {' and '.join(networks)}.")
+    if table.has_masking:
+        words.append(
+            "Masked gradients is how many of the tests for them are raised: a reason for doubt, not a proof."
+        )
     return " ".join(words)
 
 
-def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str], remedy: Remedy) -> str:
-    """The table with its caption, the flags and what is missing, with the commands for that."""
-    lines = [f"# {title}", "", caption(table), ""]
-    if flags:
-        lines += ["**Caution:**", "", *(f"- {flag}" for flag in flags), ""]
-    titles = headings(table)
-    lines += [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
-    lines += [_line([row.label, *(_inline(entry) for entry in cells(table, row))]) for row in table.rows]
-    lacking = missing_cells(table)
-    if lacking:
-        lines += [
-            "",
-            f"Missing numbers: {remedy}.",
-            "",
-            *(f"- {label}, {column}" for label, column in lacking),
-        ]
-    return "\n".join(lines) + "\n"
+def worst_case(table: RobustnessTable) -> list[str]:
+    """What the worst case counts and what it does not, in sentences; none if there is no such column."""
+    if WORST_CASE not in table.columns:
+        return []
+    counted = [column for column in table.columns if table.counts(column)]
+    adaptive = [names.column_name(column) for column in table.adaptive_columns if column in counted]
+    included = f", {names.listed(adaptive)} included" if adaptive else ""
+    words = [
+        "Worst case counts the images that are right under every attack of the protocols at "
+        f"{_radius(table, counted)}{included}."
+    ]
+    others = [column for column in table.main_columns if column not in (*counted, *names.WHOLE)]
+    minimal = [column for column in others if table.kind(column) in MINIMAL_NORM]
+    apart = [column for column in others if column not in minimal]
+    left_out = [f"attacks that have no radius ({_listed(minimal)})"] if minimal else []
+    left_out += [f"attacks set apart from the protocols ({_listed(apart)})"] if apart else []
+    if left_out:
+        words.append(f"It leaves out {names.listed(left_out)}.")
+    return words
 
 
-def _line(entries: Sequence[str]) -> str:
-    return f"| {' | '.join(entry.replace('|', chr(92) + '|') for entry in entries)} |"
+def random_networks(table: RobustnessTable) -> list[str]:
+    """What is different about random networks, in sentences; none if there are none."""
+    if not any(row.is_random for row in table.rows):
+        return []
+    words = []
+    if any(int(settings.get("eot_samples", "1")) > 1 for settings in table.settings.values()):
+        words.append(
+            "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is "
+            "that of the images that the attacks together found worst."
+        )
+    undefined = [column for column in table.columns if table.kind(column) in DETERMINISTIC_ONLY]
+    if undefined:
+        words.append(
+            f"{_listed(undefined)} is defined for deterministic networks only; "
+            "the worst case of a random one is without it."
+        )
+    return words
 
 
-def _inline(entry: Cell) -> str:
-    return f"{entry.main} ({entry.detail})" if entry.detail else entry.main
+def _radius(table: RobustnessTable, columns: list[str]) -> str:
+    """The radius of the attacks `columns` in words, as far as it was tracked."""
+    tracked = {eps for column in columns if (eps := table.settings.get(column, {}).get("eps"))}
+    radii = sorted(map(in_pixels, tracked))
+    if len(radii) > 1:
+        return f"the radii {names.listed(radii)}"
+    return f"their common radius ({radii[0]})" if radii else "their common radius"
+
+
+def _listed(columns: list[str]) -> str:
+    """The names of `columns`; a whole grid in a few words."""
+    grid = [
+        column for column in columns if (known := names.KNOWN_ATTACK.fullmatch(column)) and known["radius"]
+    ]
+    named = [names.column_name(column) for column in columns if len(grid) <= 3 or column not in grid]
+    return names.listed([*named, *(["the grid of radii and steps"] if len(grid) > 3 else [])])
 
 
 def _has_measured(table: RobustnessTable) -> bool:

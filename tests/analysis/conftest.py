@@ -3,7 +3,19 @@
 from collections.abc import Iterator
 
 import pytest
-from recorded_runs import DENSE, DENSE_BITOPS, Recorded, Recorder, noise, read_back
+from recorded_runs import (
+    ADAPTIVE,
+    DENSE,
+    DENSE_BITOPS,
+    PROBES,
+    PROTOCOL,
+    Recorded,
+    Recorder,
+    flat,
+    noise,
+    read_back,
+    verdict,
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +49,38 @@ def demo(recorder: Recorder) -> Recorded:
         columns = ("clean", "fgsm", "pgd20", "mifgsm", "pgd20_straight_through")
         ids[name] = recorder.attack(parent, tags, dict(zip(columns, counts, strict=True)), bitops=bitops)
     return read_back(recorder, "demo", ids)
+
+
+@pytest.fixture(scope="session")
+def adaptive(recorder: Recorder) -> Recorded:
+    """The dense teacher, a network whose gain is gone in the worst case, and a random one with no verdict."""
+    parent = recorder.parent("adaptive")
+    params = PROTOCOL | flat(ADAPTIVE | PROBES)
+    columns = ("clean", "fgsm", "pgd20", "mifgsm", "pgd20_straight_through", *ADAPTIVE, *PROBES, "worst_case")
+    dense = (190, 110, 100, 105, 100, 99, 96, 90, 90, 89, 130, 0, 89)
+    masked = (188, 150, 140, 148, 130, 120, 40, 36, 35, 34, 150, 11, 34)
+    cheap = (173_540.0, 180_000.0)
+    found = {
+        "dense": recorder.attack(
+            parent, DENSE, dict(zip(columns, dense, strict=True)), params=params, metrics=verdict()
+        ),
+        "0.9": recorder.attack(
+            parent,
+            noise(ratio="0.9"),
+            dict(zip(columns, masked, strict=True)),
+            bitops=cheap,
+            params=params,
+            metrics=verdict("protocols_disagree", "zero_gradients"),
+        ),
+    }
+    # of a random network there are means over draws and no counts, and nothing of what is not defined for it
+    means = {f"accuracy/{name}": 0.5012 for name in columns if name != "autoattack_standard"}
+    found["random"] = recorder.attack(
+        parent,
+        noise(ratio="0.9") | {"randomize": "bank"},
+        {},
+        bitops=cheap,
+        params=params,
+        metrics=means,
+    )
+    return read_back(recorder, "adaptive", found)

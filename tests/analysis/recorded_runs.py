@@ -1,5 +1,6 @@
 """Runs as the pipeline tracks them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,65 @@ PROTOCOL = {
     "attacks.pgd20_straight_through.steps": "20",
     "attacks.pgd20_straight_through.gradient": "straight_through",
 }
+EPS = str(8 / 255)
+STRAIGHT = {"steps": "100", "eot_samples": "20", "gradient": "straight_through"}
+PROBES = {
+    "pgd2_probe": {"kind": "pgd", "eps": EPS, "steps": "2", "in_worst_case": "false"},
+    "pgd20_unbounded_probe": {"kind": "pgd", "eps": str(64 / 255), "steps": "20", "in_worst_case": "false"},
+}
+ADAPTIVE = {
+    "transfer": {"kind": "transfer", "eps": EPS, "eot_samples": "20"},
+    "apgd_ce": {"kind": "apgd_ce", "eps": EPS, **STRAIGHT},
+    "apgd_dlr_targeted": {
+        "kind": "apgd_dlr_targeted",
+        "eps": EPS,
+        **STRAIGHT,
+        "survivors_of": '["apgd_ce"]',
+    },
+    "square": {
+        "kind": "square",
+        "eps": EPS,
+        "queries": "5000",
+        "survivors_of": '["apgd_ce", "apgd_dlr_targeted"]',
+    },
+    "autoattack_standard": {"kind": "autoattack_standard", "eps": EPS, "gradient": "straight_through"},
+}
+
+
+def flat(attacks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Settings by attack as a run's parameters."""
+    return {
+        f"attacks.{name}.{field}": value
+        for name, settings in attacks.items()
+        for field, value in settings.items()
+    }
+
+
+# The numbers of the verdict on masked gradients, each another one.
+NUMBERS = {
+    "protocols_disagree": {"paper": 0.906, "adaptive": 0.031},
+    "black_box_beats_white_box": {
+        "white_box": 0.042,
+        "black_box": 0.153,
+        "paper_gradients": 0.907,
+        "transfer": 0.764,
+    },
+    "one_step_beats_many": {"one_step": 0.875, "twenty_steps": 0.886},
+    "unbounded_attack_fails": {"left": 0.097},
+    "more_steps_do_not_help": {"two_steps": 0.908, "twenty_steps": 0.889},
+    "zero_gradients": {"share": 0.123},
+}
+
+
+def verdict(*raised: str) -> dict[str, float]:
+    """The metrics of a verdict with the tests `raised`."""
+    return {f"masking/{test}": float(test in raised) for test in NUMBERS} | {
+        f"masking/{test}/{number}": value
+        for test, numbers in NUMBERS.items()
+        for number, value in numbers.items()
+    }
+
+
 TAGS = {
     "stage": "attack",
     "model": "small_resnet",

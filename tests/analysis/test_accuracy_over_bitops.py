@@ -103,6 +103,19 @@ def test_networks_and_series_are_named_in_the_figure(table: RobustnessTable) -> 
     assert "1.00 M" in figure.axes[1].get_xlabel()
 
 
+def test_the_worst_case_stands_for_who_knows_the_defence(adaptive: Recorded) -> None:
+    figure = draw(build_table(adaptive.runs))
+    assert figure is not None
+    said = {text.get_text() for text in figure.axes[0].texts}
+    assert {"Clean", "PGD-20,\nblocked", "Worst case"} < said
+    assert not any("straight" in words for words in said)
+    drawn = [
+        round(float(value), 6) for line in figure.axes[0].containers for value in line.lines[0].get_ydata()
+    ]
+    assert 17.0 in drawn  # 34 of 200 in the worst case
+    assert 65.0 not in drawn  # 130 of 200 under straight-through PGD
+
+
 def test_series_can_be_told_apart_without_colour() -> None:
     _, markers, lines = zip(*SERIES_STYLES, strict=True)
     assert len(set(markers)) == len(set(lines)) == len(SERIES_STYLES)

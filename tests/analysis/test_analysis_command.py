@@ -89,6 +89,25 @@ def test_a_narrow_terminal_gets_a_narrow_table(
     assert "95.0" in rows[0]
 
 
+def test_columns_that_do_not_fit_are_named_and_what_decides_stays(
+    here: Path, recorder: Recorder, adaptive: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--tracking-uri", recorder.tracking_uri, "--run", adaptive.parent.run_id]
+    wide = analyse(here, *arguments, experiment="adaptive")
+    assert wide.exit_code == 0, wide.output
+    assert "want of width" not in wide.output
+    assert "2 of 6" in wide.output
+    assert "zero gradients" not in wide.output  # which ones they are is in the files
+    assert "zero gradients" in (here / "reports/table.md").read_text()
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    result = analyse(here, *arguments, experiment="adaptive")
+    [row] = [line for line in result.output.splitlines() if "Dense teacher" in line]
+    assert row.split()[2:] == ["95.0", "50.0", "50.0", "44.5", "no", "sign"]
+    assert "want of width: Paper, FGSM and MIFGSM." in result.output
+    assert "\u2026" not in result.output
+
+
 def test_the_store_of_the_environment_is_used(
     here: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,21 @@ def test_longer_attacks_come_later_and_unknown_ones_last() -> None:
     ]
 
 
+def test_protocols_and_grids_have_their_order() -> None:
+    wanted = [
+        *("fgsm", "pgd20", "mifgsm", "cw_l2", "deepfool", "autoattack_torchattacks"),
+        *("pgd20_straight_through", "pgd10_eps8", "pgd100_eps8", "pgd10_eps12", "pgd100_eps12"),
+        *("transfer", "apgd_ce", "apgd_dlr_targeted", "square", "autoattack_standard"),
+        *("zoo", "pgd2_probe", "pgd20_unbounded_probe", "worst_case"),
+    ]
+    assert names.attack_order(reversed(wanted)) == wanted
+    assert names.attack_order(sorted(wanted)) == wanted
+
+
+def test_words_are_listed_as_in_a_sentence() -> None:
+    assert [names.listed("abc"[:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
 @pytest.mark.parametrize(
     ("column", "heading"),
     [
@@ -37,6 +52,12 @@ def test_longer_attacks_come_later_and_unknown_ones_last() -> None:
         ("mifgsm5", "MIFGSM-5"),
         ("pgd20_straight_through", "PGD-20, straight-through"),
         ("square_5000", "square 5000"),
+        ("pgd50_eps12", "PGD-50, 12/255"),
+        ("pgd100_eps8_straight_through", "PGD-100, 8/255, straight-through"),
+        ("cw_l2", "CW-l2"),
+        ("autoattack_torchattacks", "AutoAttack (torchattacks)"),
+        ("apgd_dlr_targeted", "APGD-DLR targeted"),
+        ("masking", "Masked gradients"),
     ],
 )
 def test_headings(column: str, heading: str) -> None:

@@ -115,6 +115,14 @@ def test_a_column_that_promises_another_attack_is_flagged(recorder: Recorder) ->
     ]
 
 
+def test_a_grid_s_column_of_another_radius_is_flagged(recorder: Recorder) -> None:
+    eps = {"pgd50_eps12": 12 / 255, "pgd50_eps16": 8 / 255}
+    params = {f"attacks.{name}.eps": str(value) for name, value in eps.items()}
+    recorder.attack(recorder.parent("radius"), DENSE, COUNTS, params=PROTOCOL | params)
+    said = flags_of(recorder, "radius").splitlines()
+    assert said == ["The column PGD-50, 16/255 had eps 8/255, not 16/255."]
+
+
 def test_older_stages_before_the_attacks_are_flagged(recorder: Recorder) -> None:
     parent = recorder.parent("older-stages")
     recorder.stage(parent, "prepare")

@@ -4,8 +4,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from recorded_runs import DENSE, LATER, PROTOCOL, Recorded, Recorder, noise, read_back
+from recorded_runs import DENSE, LATER, NUMBERS, PROTOCOL, Recorded, Recorder, flat, noise, read_back
 
+from analysis.names import percent
 from analysis.notes import flags
 from analysis.report import inline_svg, render, seconds
 from analysis.runs import stage_runs
@@ -219,13 +220,72 @@ def test_zero_gradients_are_shares_of_what_was_asked(recorder: Recorder) -> None
     assert "Dense teacher 0.8%" in text  # 30 of 4000, rounded
 
 
-def test_settings_that_an_attack_does_not_read_are_not_shown(recorder: Recorder) -> None:
-    # neither value can be part of a hexadecimal run id, which the page shows too
-    params = {"attacks.fgsm.kind": "fgsm", "attacks.fgsm.steps": "unread", "attacks.fgsm.eps": "32/255"}
-    recorder.attack(recorder.parent("settings"), DENSE, {"clean": 1, "fgsm": 1}, params=PROTOCOL | params)
-    text = Page(page_of(read_back(recorder, "settings", {}))).text
-    assert "unread" not in text
-    assert "32/255" in text
+def test_settings_are_written_for_readers(recorder: Recorder) -> None:
+    attacks = {
+        "square": {"in_worst_case": "false", "survivors_of": '["fgsm", "cw_l2"]', "queries": "5000"},
+        "cw_l2": {"kind": "cw", "c": "0.0001", "learning_rate": "0.2", "confidence": "0.0"},
+    }
+    params = PROTOCOL | flat(attacks) | {"attacks.fgsm.eps": str(32 / 255)}
+    recorder.attack(recorder.parent("settings"), DENSE, {"clean": 1, "fgsm": 1}, params=params)
+    text = page_of(read_back(recorder, "settings", {}))
+    settings = text[text.index("<h2>Protocol") : text.index("<h2>Where")]
+    titles = re.findall(r"<th scope=\"col\">([^<]*)</th>", settings)
+    order = ["Attack", "kind", "eps", "steps", "c", "confidence", "learning rate", "queries", "gradient"]
+    assert titles == [*order, "survivors of", "in worst case"]
+    assert "<td>FGSM, CW-l2</td>" in settings
+    assert "<td>32/255</td>" in settings
+    assert "<td>0.2</td>" in settings  # which is 51/255, but no number of pixels
+
+
+def section(html: str, title: str) -> str:
+    """The part of the page below a heading."""
+    return html[html.index(f"<h2>{title}</h2>") :].partition("</section>")[0]
+
+
+@pytest.fixture(scope="module")
+def adaptive_html(adaptive: Recorded) -> str:
+    return page_of(adaptive)
+
+
+def test_the_page_of_adaptive_attacks_is_well_formed(adaptive_html: str) -> None:
+    page = Page(adaptive_html)
+    assert page.open == []
+    assert "in the worst case, which includes the adaptive attacks. Points" in page.text
+    assert "Square asks for outputs only. Transfer attacks the dense teacher" in page.text
+
+
+def test_the_steps_have_their_table_and_probes_have_none(adaptive_html: str) -> None:
+    main = section(adaptive_html, "Accuracy and cost")
+    steps = section(adaptive_html, steps_title := "The attacker who knows the defence, step by step")
+    assert 'data-heading="APGD-CE"' in steps
+    assert 'data-heading="APGD-CE"' not in main
+    assert 'data-heading="Worst case"' in steps
+    assert 'data-heading="Worst case"' in main
+    assert '<td class="missing" data-heading="AutoAttack (standard)">not defined</td>' in steps
+    for title in ("Accuracy and cost", steps_title, "Are gradients masked?"):
+        assert "(probe)" not in section(adaptive_html, title)
+
+
+def test_the_verdict_has_each_number_and_marks_what_is_raised(adaptive_html: str) -> None:
+    verdicts = section(adaptive_html, "Are gradients masked?")
+    rows = dict(re.findall(r'<th scope="row">([^<]*)</th>(.*?)</tr>', verdicts, re.DOTALL))
+    assert list(rows) == ["Dense teacher", "Ratio 0.9, clean", "Ratio 0.9, clean, randomize bank"]
+    words = Page(rows["Ratio 0.9, clean"].replace("<td", "<i").replace("</td>", "</i>")).text
+    for test, numbers in NUMBERS.items():
+        for name, value in numbers.items():
+            assert f"{name.replace('_', ' ')} {percent(value)}" in words
+        heading = test.replace("_", " ").capitalize()
+        [cell] = re.findall(rf'data-heading="{heading}">(.*?)</td>', rows["Ratio 0.9, clean"], re.DOTALL)
+        marked = test in ("protocols_disagree", "zero_gradients")
+        # a shape for those who see no colours, a word for those who see no shapes
+        assert ("&#9670;" in cell, '<span class="hidden">raised: </span>' in cell) == (marked, marked)
+    assert "raised" not in rows["Dense teacher"]
+    assert rows["Ratio 0.9, clean, randomize bank"].count(">missing<") == 6
+
+
+def test_without_verdict_and_adaptive_attacks_the_page_has_no_such_sections(html: str) -> None:
+    assert "Are gradients masked?" not in html
+    assert "step by step" not in html
 
 
 def test_an_svg_file_becomes_an_element() -> None:

@@ -8,8 +8,9 @@ from recorded_runs import DENSE, IMAGES, LATER, Recorded, Recorder, noise, read_
 
 from analysis.notes import missing_cells
 from analysis.remedy import DEFAULT
+from analysis.tables.markdown import to_markdown
 from analysis.tables.robustness import build_table
-from analysis.tables.writing import accuracy_cell, cells, headings, to_markdown
+from analysis.tables.writing import accuracy_cell, cells, headings
 
 LABELS = [
     "Dense teacher",

@@ -83,6 +83,51 @@ def test_verdicts(blocked: int, straight: int, verdict: str, overall: str) -> No
     assert ("gain is" in found.headline) == bool(overall)
 
 
+def against_adaptive(counts: tuple[int, int, int, int | None]) -> Summary:
+    """The words on a network with `counts` of 1000: clean, blocked, straight-through, in the worst case."""
+    columns = ("clean", "pgd20", "pgd20_straight_through", "apgd_ce", "worst_case")
+    teacher = row(
+        "Dense teacher", dict(zip(columns, (800, 500, 490, 480, 480), strict=True)), defence="dense"
+    )
+    *others, worst = counts
+    found = dict(zip(columns, (*others, worst, worst), strict=True))
+    network = row("Ratio 0.9, clean", found, ratio=0.9, cost=0.174)
+    return summarise(RobustnessTable(columns=columns, rows=(teacher, network)))
+
+
+def test_the_worst_case_decides_where_there_are_adaptive_attacks() -> None:
+    """Straight-through PGD alone would say that the gain is there."""
+    found = against_adaptive((790, 650, 640, 300))
+    assert found.headline == (
+        "The network with noise costs 17.4% of the dense BitOPs. "
+        "Under PGD-20 with blocked gradients it is clearly above the dense teacher. "
+        "In the worst case, which includes the adaptive attacks, it is clearly below the dense teacher. "
+        "The gain is not there for an attacker who knows the defence."
+    )
+    [(_, text)] = found.chosen
+    assert "Accuracy in the worst case falls by 18.0 points" in text
+    assert "The gain is not there for an attacker who knows the defence: against that one" in text
+    assert "PGD-20 with blocked gradients alone leaves it 35.0 points above its worst case" in text
+    assert "straight-through" not in text
+
+
+@pytest.mark.parametrize(
+    ("worst", "said"),
+    [
+        (640, "The gain is also there for an attacker who knows the defence."),
+        (485, "The gain is not clearly there for an attacker who knows the defence."),
+    ],
+)
+def test_what_is_left_against_who_knows_the_defence(worst: int, said: str) -> None:
+    assert against_adaptive((790, 650, 640, worst)).headline.endswith(said)
+
+
+def test_a_missing_worst_case_is_not_replaced_by_another_attack() -> None:
+    found = against_adaptive((790, 650, 640, None))
+    assert "Accuracy in the worst case is missing." in found.chosen[0][1]
+    assert " gain" not in found.headline + found.chosen[0][1]
+
+
 def test_few_images_leave_no_clear_difference() -> None:
     """The same shares as in the first test, of 20 images each."""
     columns = ("clean", "pgd20", "pgd20_straight_through")
@@ -172,6 +217,10 @@ def test_other_data_is_not_compared() -> None:
         (("clean", "pgd10", "pgd100"), ("pgd100", None)),
         (("clean", "pgd10_straight_through"), (None, "pgd10_straight_through")),
         (("clean", "fgsm"), (None, None)),
+        (("clean", "pgd20", "worst_case"), ("pgd20", None)),
+        (("clean", "pgd20", "pgd20_straight_through", "apgd_ce", "worst_case"), ("pgd20", "worst_case")),
+        (("clean", "pgd20", "pgd20_straight_through", "apgd_ce"), ("pgd20", "pgd20_straight_through")),
+        (("clean", "pgd2_probe", "pgd10_eps12"), (None, None)),
     ],
 )
 def test_the_pair_of_attackers(columns: tuple[str, ...], pair: tuple[str | None, str | None]) -> None:

@@ -21,6 +21,9 @@ from pipeline.problems import describe
 Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of finished stages.")]
 
+SPEED_PERIOD = 3600.0
+"""Seconds over which a bar measures its speed: one batch of an attack can take minutes."""
+
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -124,6 +127,7 @@ def progress_display() -> Iterator[ProgressCallback]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=SPEED_PERIOD,
     )
     with bar:
         yield _BarProgress(bar)

@@ -17,10 +17,11 @@ def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
     `model` is the class that was validated; its fields say which keys exist.
     """
-    return [_shortened(_line(problem, model)) for problem in error.errors(include_url=False)]
+    return [shortened(_line(problem, model)) for problem in error.errors(include_url=False)]
 
 
-def _shortened(line: str) -> str:
+def shortened(line: str) -> str:
+    """`line`, cut if it is longer than `LONGEST`."""
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 

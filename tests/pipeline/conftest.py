@@ -1,9 +1,14 @@
 """Fixtures of the pipeline's tests."""
 
 import copy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from tiny_experiment import TINY
 
 from pipeline.config import Tracking
@@ -34,3 +39,17 @@ def client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+@pytest.fixture
+def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in with two modules of a user's: `own` (see own_models.py), and one that fails."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("own", "failing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    shutil.copy(Path(__file__).with_name("own_models.py"), tmp_path / "own.py")
+    (tmp_path / "failing.py").write_text("x = 1\nraise RuntimeError('no such\\nluck')\n")
+    strictness = torch.get_deterministic_debug_mode()
+    yield tmp_path
+    torch.set_deterministic_debug_mode(strictness)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine, markdown_table, write_json
 from nenni_core.attacks import AttackSpec
+from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.evaluation import evaluate
 from pipeline.artifacts import Split, load_model, load_prepared
 from pipeline.command_line import configure_torch, progress_display, silence_telemetry, user_errors
@@ -130,8 +131,7 @@ def measure(
     trained = [parameter.requires_grad for parameter in model.parameters()]
     model.eval().requires_grad_(True)
     plain_right, started = [], perf_counter()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded_global_generators(0, device):
         for images, labels in zip(
             test.images.split(plain_batch), test.labels.split(plain_batch), strict=True
         ):

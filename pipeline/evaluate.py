@@ -14,22 +14,23 @@ import torch
 import typer
 from pydantic import Field
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from nenni_core.attacks import AttackError, AttackSpec, adaptive_protocol, attack_kind, paper_protocol
 from nenni_core.attacks.adapter import model_device
 from nenni_core.attacks.kinds import check_classes, check_kind_of_model
+from nenni_core.attacks.untouched import frozen_for_evaluation
 from nenni_core.data import fingerprint, load_dataset, to_float
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, MaskingVerdict, evaluate, masking_probes, verdict_of
+from nenni_core.evaluation.probe import TRIED, is_random
 from nenni_core.progress import ProgressCallback
-from nenni_core.randomness import noise_streams
 from pipeline.artifacts import Split
 from pipeline.command_line import choose_device, configure_torch, new_app, progress_display, say, user_errors
 from pipeline.config import DatasetName, Section
 from pipeline.evaluation_display import InAll, table_of
 from pipeline.files import write_json
-from pipeline.networks import NOTHING, Network, find_network, tried
+from pipeline.networks import NOTHING, Network, find_network, try_out
 from pipeline.provenance import code_digest, commit, library_versions
 from pipeline.runtime import Runtime
 from pipeline.stages.attack import RECORDS, RESULTS
@@ -38,8 +39,6 @@ from pipeline.values import Pixels, show_pixels
 
 WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
-TRIED = 2
-"""Images that a network is tried on before anything is begun."""
 
 app = new_app("Attack a model of your own with both protocols; say whether its gradients are masked.")
 
@@ -68,7 +67,11 @@ class Request(Section):
         paper = paper_protocol(self.eps, self.step_size)
         probes = masking_probes(self.eps, self.step_size, unbounded_eps=self.unbounded_eps)
         adaptive = adaptive_protocol(
-            self.eps, steps=self.steps, queries=self.queries, eot_samples=self.eot_samples
+            self.eps,
+            step_size=self.step_size,
+            steps=self.steps,
+            queries=self.queries,
+            eot_samples=self.eot_samples,
         )
         protocols = {"paper": paper, "adaptive": adaptive, "both": (*paper, *probes, *adaptive)}
         return list(protocols[self.protocol])
@@ -94,7 +97,7 @@ def command(
     protocol: Annotated[str, typer.Option(help="paper, adaptive, or both (with the verdict).")] = "both",
     eps: Annotated[str, typer.Option(metavar="PIXELS", help="Radius of the attacks.")] = "8/255",
     step_size: Annotated[
-        str, typer.Option(metavar="PIXELS", help="Step of MI-FGSM, PGD-20 and the probe of few steps.")
+        str, typer.Option(metavar="PIXELS", help="Step of MI-FGSM and of the PGDs.")
     ] = "2/255",
     unbounded_eps: Annotated[
         str,
@@ -147,20 +150,21 @@ def run(request: Request, *, out: Path | None, runtime: Runtime) -> Evaluation:
     # the images that the stage `attack` takes, which depend on nothing but the data
     test = everything.limited(request.images, 0)
 
-    def loaded(found: Network) -> tuple[nn.Module, list[str]]:
+    def loaded(found: Network) -> tuple[nn.Module, Tensor]:
         model = found.load(raw.image_shape, raw.num_classes, runtime.device)
-        x = to_float(test.images[:TRIED]).to(model_device(model, torch.device(runtime.device)))
-        return tried(model, x, raw.num_classes)
+        few = to_float(test.images[:TRIED]).to(model_device(model, torch.device(runtime.device)))
+        try_out(model, few, raw.num_classes)
+        return model, few
 
-    model, notes = loaded(network)
+    model, few = loaded(network)
     surrogate = None if teacher is None else loaded(teacher)[0]
     if surrogate is not None and not {*model.modules()}.isdisjoint(surrogate.modules()):
         raise InputError(f"model {network.name!r} gives the same network twice; expected a new one per call")
-    random = bool(noise_streams(model))
-    specs, left_out = applicable(
+    with frozen_for_evaluation(model):
+        random = is_random(model, few)
+    specs, notes = applicable(
         request.attacks(), random=random, num_classes=raw.num_classes, surrogate=surrogate is not None
     )
-    notes += left_out
     print(
         f"{network.name} on {len(test.labels)} test images of {raw.name}, eps {show_pixels(request.eps)}, "
         f"seed {request.seed}, {runtime.device}"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 from nenni_core.attacks.adapter import check_logits_shape
 from nenni_core.attacks.untouched import frozen_for_evaluation
 from nenni_core.errors import InputError, unknown_choice
+from nenni_core.evaluation import image_layout
 from nenni_core.models import MODELS, build_model
-from nenni_core.randomness import noise_streams
 from pipeline.artifacts import ARCHITECTURE, MODEL, ModelSpec, load_spec
 from pipeline.files import sha256_of
 from pipeline.problems import shortened
@@ -217,56 +216,24 @@ def _differences(wanted: dict[str, Any], found: dict[str, Tensor]) -> str:
     )
 
 
-class RowMajor(nn.Module):
-    """A network that is shown images in PyTorch's ordinary memory layout."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return self.network(x.contiguous())
-
-
-def tried(model: nn.Module, x: Tensor, num_classes: int) -> tuple[nn.Module, list[str]]:
-    """`model` after a pass forwards and backwards on `x`, float (batch, channels, height, width) in [0, 1].
-
-    Evaluations show images channels-last, which a `view` in a network may not be able to flatten: such a
-    network comes back as `RowMajor`. Also returns what is to be said about the network, in lines.
+def try_out(model: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Pass forwards and backwards on `x`, float (batch, channels, height, width) in [0, 1].
 
     Raises `InputError` if a pass fails, or its result is not logits of shape (batch, `num_classes`).
     """
-    failure: Exception | None = None
-    for candidate in (model, RowMajor(model)):
-        try:
-            first, second = (_pass(candidate, x) for _ in range(2))
-        except Exception as error:  # whatever the user's code does
-            failure = failure or error
-            continue
-        for logits in (first, second):
-            if not isinstance(logits, Tensor):
-                raise InputError(f"the model returned a {type(logits).__name__}; expected a tensor of logits")
-            check_logits_shape(logits, len(x), num_classes)
-        notes = []
-        if not noise_streams(model) and not torch.allclose(first, second, rtol=1e-3, equal_nan=True):
-            notes.append(
-                "The model gives other logits each time, and draws its noise from no `noise_stream`: no "
-                "attack averages over its draws, and nothing repeats. Accuracies are upper bounds."
-            )
-        return candidate, notes
-    assert failure is not None
-    raise InputError(
-        f"the model fails on {len(x)} images of {_shape(tuple(x.shape[1:]))}: {_reason(failure)}"
-    ) from failure
-
-
-def _pass(model: nn.Module, x: Tensor) -> Any:
     with frozen_for_evaluation(model):
-        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-        logits = model(x)
-        if isinstance(logits, Tensor) and logits.requires_grad:
-            torch.autograd.grad(logits.sum(), x, allow_unused=True)
-    return logits.detach() if isinstance(logits, Tensor) else logits
+        try:
+            x = x.contiguous(memory_format=image_layout([model], x)).requires_grad_()
+            logits = model(x)
+            if isinstance(logits, Tensor) and logits.requires_grad:
+                torch.autograd.grad(logits.sum(), x, allow_unused=True)
+        except Exception as error:  # whatever the user's code does
+            raise InputError(
+                f"the model fails on {len(x)} images of {_shape(tuple(x.shape[1:]))}: {_reason(error)}"
+            ) from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the model returned a {type(logits).__name__}; expected a tensor of logits")
+    check_logits_shape(logits, len(x), num_classes)
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

@@ -62,7 +62,14 @@ class _Victim(nn.Module):
     """The model as an attack sees it: it checks logits, counts passes, and has a parameter to find it by."""
 
     def __init__(
-        self, model: nn.Module, num_classes: int, like: Tensor, cost: AttackCost, *, divides: bool
+        self,
+        model: nn.Module,
+        num_classes: int,
+        like: Tensor,
+        cost: AttackCost,
+        *,
+        divides: bool,
+        noise_seed: int | None = None,
     ) -> None:
         super().__init__()
         # Libraries ask the first parameter for the device, also of a model that has none.
@@ -72,6 +79,7 @@ class _Victim(nn.Module):
         self.num_classes = num_classes
         self.cost = cost
         self.divides_by_gradient = divides
+        self.noise_seed = noise_seed
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the model; `InputError` if they are not one row of `num_classes` per image."""
@@ -79,7 +87,10 @@ class _Victim(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)  # a node of this pass only: a hook on the leaf would outlive it
             x.register_hook(self._on_gradient)
-        logits = self.model(x.contiguous(memory_format=self.layout))
+        with ExitStack() as around:
+            if self.noise_seed is not None:  # a model that draws from the global generators: always one draw
+                around.enter_context(seeded_global_generators(self.noise_seed, x.device))
+            logits = self.model(x.contiguous(memory_format=self.layout))
         check_logits_shape(logits, len(x), self.num_classes)
         if x.requires_grad and not logits.requires_grad:
             # Blocked gradients on every path: the derivative is zero, which autograd calls an error.
@@ -184,14 +195,16 @@ def run_attack(
     num_classes: int,
     cost: AttackCost | None = None,
     surrogate: nn.Module | None = None,
+    random: bool | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """Adversarial images for `x` (pixels in [0, 1], labels `y`), attacked under `spec`.
 
     The model is in evaluation mode while it is attacked, with the gradient that `spec.gradient` names. A
     random model shows the attack one noise draw (stream "attack" under `seed`), as a defence that is
     randomised per query is evaluated by Random Projection Filters (Dong & Xu 2023), or with
-    `spec.eot_samples` above 1 a fresh one in each pass, over which the attack averages. `surrogate` is the
-    network that an attack of the kind "transfer" is made on. `seed` also decides the
+    `spec.eot_samples` above 1 a fresh one in each pass, over which the attack averages. Whether a model is
+    `random` is told by its noise streams; one that draws from the global generators has to be said to be.
+    `surrogate` is the network that an attack of the kind "transfer" is made on. `seed` also decides the
     random start, of the whole batch at once: the start of one sample depends on its place in the batch.
     Afterwards the model and all global random state are as before, whatever happened.
 
@@ -213,7 +226,8 @@ def run_attack(
         around.enter_context(frozen_for_evaluation(model))
         around.enter_context(gradient_mode(model, spec.gradient))
         around.enter_context(seeded_global_generators(seed, x.device))
-        random = bool(noise_streams(model))
+        streams = noise_streams(model)
+        random = bool(streams) if random is None else random
         check_kind_of_model(spec, random=random)
         setting = Setting(num_classes=num_classes, seed=seed, draws=spec.eot_samples if random else 1)
         if surrogate is not None:
@@ -224,19 +238,18 @@ def run_attack(
             set_noise(model, "attack", seed)
             if setting.draws == 1:
                 around.enter_context(held_noise(model))
+        repeated = seed if random and setting.draws == 1 and not streams else None
+
+        def victim(*, divides: bool) -> nn.Module:
+            return _Victim(model, num_classes, x, spent, divides=divides, noise_seed=repeated).eval()
 
         def build(part: AttackSpec) -> Perturb:
             made_by = attack_kind(part)
-            victim = _Victim(model, num_classes, x, spent, divides=made_by.divides_by_gradient).eval()
             assert made_by.build is not None, f"{part.kind!r} has parts that have parts"
-            return made_by.build(victim, part, setting)
+            return made_by.build(victim(divides=made_by.divides_by_gradient), part, setting)
 
         parts = kind.parts(spec, num_classes) if setting.draws == 1 else ()
-        if parts:
-            judge = _Victim(model, num_classes, x, spent, divides=False).eval()
-            perturb = in_turn(judge, map(build, parts))
-        else:
-            perturb = build(spec)
+        perturb = in_turn(victim(divides=False), map(build, parts)) if parts else build(spec)
         # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
         plain = x.detach().clone(memory_format=torch.contiguous_format)
         x_adv = perturb(plain, y.long().clone()).detach().contiguous(memory_format=memory_layout(x))

@@ -6,6 +6,7 @@ their own, and an accuracy is the mean of stored per-sample results.
 
 from nenni_core.evaluation.evaluate import evaluate
 from nenni_core.evaluation.masking import PROBES, MaskingVerdict, masking_probes, masking_verdict, verdict_of
+from nenni_core.evaluation.probe import image_layout, is_random
 from nenni_core.evaluation.results import (
     CLEAN,
     WORST_CASE,
@@ -25,6 +26,8 @@ __all__ = [
     "Examples",
     "MaskingVerdict",
     "evaluate",
+    "image_layout",
+    "is_random",
     "masking_probes",
     "masking_verdict",
     "verdict_of",

@@ -1,6 +1,7 @@
 """A model on the bench: batches, judgement on fresh noise draws, one attack on all images that need it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from nenni_core.attacks.adapter import AttackCost, check_logits_shape, run_attack
 from nenni_core.attacks.kinds import attack_kind, counts_in_worst_case
 from nenni_core.attacks.spec import AttackSpec
+from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.errors import InputError
 from nenni_core.evaluation.files import load_part, save_part
 from nenni_core.evaluation.results import CLEAN, WORST_CASE, AttackOutcome
@@ -77,6 +79,8 @@ class Bench:
     batch_size: int
     seed: int
     device: torch.device
+    layout: torch.memory_format
+    """In which images are shown to the model."""
     random: bool
     draws: int
     """Fresh noise draws on which a result is judged; 1 for a deterministic model."""
@@ -84,15 +88,18 @@ class Bench:
     guard: str
 
     def pixels(self, index: Tensor) -> Tensor:
-        """The images at `index` as floats in [0, 1] on the model's device, channels-last."""
+        """The images at `index` as floats in [0, 1] on the model's device."""
         x = self.images[index].to(self.device).float().div(255)
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=self.layout)
 
     def predict(self, x: Tensor, *names: str) -> Tensor:
         """Labels for one batch; if the model is random, under the fresh noise draw of these `names`."""
-        if self.random:
-            set_noise(self.model, "inference", derive_seed(self.seed, *names))
-        with torch.no_grad():
+        with ExitStack() as around:
+            around.enter_context(torch.no_grad())
+            if self.random:
+                seed = derive_seed(self.seed, "inference", *names)  # not that of the attack
+                set_noise(self.model, "inference", seed)
+                around.enter_context(seeded_global_generators(seed, self.device))
             logits = self.model(x)
         check_logits_shape(logits, len(x), self.num_classes)
         if any(module.training for module in self.model.modules()):
@@ -183,6 +190,7 @@ class Bench:
             seed=derive_seed(self.seed, *names),
             num_classes=self.num_classes,
             cost=cost,
+            random=self.random,
             surrogate=self.surrogate if attack_kind(spec).needs_surrogate else None,
         )
         seconds = perf_counter() - started
@@ -200,7 +208,7 @@ class Bench:
         probability = torch.zeros(len(self.labels))
         chunks = clean_correct.nonzero().flatten().split(self.batch_size)
         for number, index in enumerate(chunk for chunk in chunks if len(chunk)):
-            x = worst.adversarial[index].to(self.device).contiguous(memory_format=torch.channels_last)
+            x = worst.adversarial[index].to(self.device).contiguous(memory_format=self.layout)
             right = self.judge(x, WORST_CASE, str(number)) == self.labels[index]
             probability[index] = right.float().mean(dim=0)
             on_progress(WORST_CASE, number + 1, len(chunks))

@@ -1,6 +1,7 @@
 """One model under one list of attacks, resumable at every batch."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 
@@ -15,9 +16,10 @@ from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision
 from nenni_core.errors import InputError
 from nenni_core.evaluation.bench import Bench, Worst
 from nenni_core.evaluation.files import evaluation_guard, load_part, save_part
+from nenni_core.evaluation.probe import TRIED, image_layout, is_random
 from nenni_core.evaluation.results import CLEAN, WORST_CASE, AttackOutcome, Evaluation, Examples
 from nenni_core.progress import ProgressCallback, silent
-from nenni_core.randomness import noise_streams
+from nenni_core.randomness import set_noise
 
 
 def evaluate(
@@ -37,9 +39,10 @@ def evaluate(
     """Judge `model` on uint8 `images`, clean and under each of `attacks`, in float32 and channels-last.
 
     Only images that are still classified correctly are attacked, in full batches of `batch_size`. Two calls
-    with equal arguments give equal results to the bit. A random model (`noise_streams`) is judged on fresh
-    draws of the stream "inference": as many as the largest `eot_samples` of the attacks, and the worst images
-    of all attacks together on as many again. The models may be in any mode and are left as they were.
+    with equal arguments give equal results to the bit. A random model (one with a noise stream, or that gives
+    the same images other logits the second time) is judged on fresh draws: as many as the largest
+    `eot_samples` of the attacks, and the worst images of all attacks together on as many again. The models
+    may be in any mode and are left as they were.
 
     `surrogate` is the network that attacks of the kind "transfer" are made on, usually the dense teacher.
 
@@ -53,7 +56,15 @@ def evaluate(
     _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples)
     images, labels = images.cpu(), labels.long().cpu()
     device = model_device(model, images.device)
-    random = bool(noise_streams(model))
+    judged = [model] if surrogate is None else [model, surrogate]
+    with ExitStack() as around:
+        for network in judged:
+            around.enter_context(frozen_for_evaluation(network))
+            set_noise(network, "probe", seed)  # the network's own stream is not drawn from
+        around.enter_context(full_precision(device))
+        few = images[:TRIED].to(device).float().div(255)
+        layout = image_layout(judged, few)
+        random = is_random(model, few.contiguous(memory_format=layout))
     for spec in attacks:
         check_kind_of_model(spec, random=random)
     settings = {"seed": seed, "num_classes": num_classes, "batch_size": batch_size, "examples": keep_examples}
@@ -69,6 +80,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        layout=layout,
         random=random,
         draws=max([spec.eot_samples for spec in attacks], default=1) if random else 1,
         folder=resume_dir,

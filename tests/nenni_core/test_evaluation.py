@@ -185,7 +185,9 @@ class TestNumbers:
         result = run(net, (FGSM, PGD, mifgsm))
         passes = {name: (o.forwards, o.backwards, o.attacked) for name, o in result.attacks.items()}
         assert passes == {"fgsm": (18, 18, 18), "pgd20": (360, 360, 18), "mifgsm": (90, 90, 18)}
-        assert sum(seen) == 23 + (18 + 18) + (360 + 18) + (90 + 18)
+        probes = seen[:3]  # can it read channels-last images, does it draw noise
+        assert probes == [2, 2, 2]
+        assert sum(seen[3:]) == 23 + (18 + 18) + (360 + 18) + (90 + 18)
 
     def test_progress_ends_at_all_images(self, net):
         calls = []
@@ -243,7 +245,7 @@ class TestModel:
         stream = noisy.noise_stream
         state = stream.generator.get_state()
         run(noisy, [AttackSpec(name="pgd3", kind="pgd", steps=3)], count=10)
-        clean, *attack, judged = noisy.draws
+        _probe, clean, *attack, judged = noisy.draws
         assert len(attack) == 3
         assert all(torch.equal(draw, attack[0]) for draw in attack)
         assert not torch.equal(judged, attack[0])

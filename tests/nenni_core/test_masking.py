@@ -113,6 +113,29 @@ def test_random_noise_is_averaged_away_and_named() -> None:
     assert "protocols_disagree" in verdict.raised
 
 
+class PlainNoise(FewPixels):
+    """The same, as a user would write it: without a noise stream, from the global generator."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (torch.rand(x.shape[1:]) < 0.1).to(x.dtype)
+        score = 10 * ((x - 0.5) * mask).flatten(1).sum(1)
+        return torch.stack([score, -score], dim=1)
+
+
+def test_noise_of_a_users_own_is_averaged_away_and_named() -> None:
+    labels = torch.arange(IMAGES) % 2
+    images = torch.where(labels == 0, 133, 122)[:, None, None, None].expand(-1, 3, 8, 8).to(torch.uint8)
+    result, verdict = judge(
+        PlainNoise(), images.contiguous(), labels, FewPixels(), eot_samples=20, queries=50
+    )
+    assert result.accuracy("pgd20").value > 0.9  # "robust"
+    assert result.accuracy("worst_case").value < 0.05
+    assert "protocols_disagree" in verdict.raised
+
+
 def test_what_asks_something_else_counts_neither_in_the_worst_case_nor_in_the_protocols() -> None:
     """Everything withstands 8/255 here, nothing 200/255 or an attack without a radius."""
     net, images = linear_model(scale=1.0), byte_images(60, size=4)

@@ -74,7 +74,13 @@ def test_an_entry_is_evaluated_with_another_as_surrogate(own_models: Path) -> No
     assert shown.exit_code == 0, shown.output
     results = json.loads((own_models / "found" / "results.json").read_text())
     assert results["surrogate"]["weights_sha256"] == sha256_of(own_models / "pretrain" / "best.safetensors")
-    assert list(results["attacks"]) == ["transfer", "apgd_ce", "apgd_dlr_targeted", "square"]
+    assert list(results["attacks"]) == [
+        "transfer",
+        "apgd_ce",
+        "apgd_dlr_targeted",
+        "square",
+        "autoattack_standard",
+    ]
 
 
 def test_a_network_that_views_its_images_is_shown_them_row_by_row() -> None:

@@ -1,0 +1,66 @@
+"""Models that were written without this project in mind: their own noise, their own idea of memory."""
+
+import torch
+from attack_models import CLASSES, byte_images, conv_net, mostly_right_labels
+from torch import Tensor, nn
+
+from nenni_core.attacks import AttackSpec
+from nenni_core.evaluation import Evaluation, evaluate
+
+
+def run(model: nn.Module, attacks: list[AttackSpec], count: int = 23) -> Evaluation:
+    images = byte_images(count)
+    with torch.random.fork_rng():
+        labels = mostly_right_labels(conv_net(), images)
+    return evaluate(model, images, labels, attacks, num_classes=CLASSES, keep_examples=0)
+
+
+def test_noise_from_the_global_generators_is_noticed() -> None:
+    """As most randomised defences draw it: one draw while attacking, others at inference, repeatable."""
+    seen: list[tuple[bool, Tensor]] = []
+
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            noise = 0.3 * torch.randn(x.shape[1:])
+            seen.append((x.requires_grad, noise))
+            return self.net(x + noise)
+
+    attacks = [
+        AttackSpec(name="pgd3", kind="pgd", steps=3),
+        AttackSpec(name="apgd_ce", kind="apgd_ce", steps=3, eot_samples=4),
+    ]
+    model = Foreign()
+    state = torch.get_rng_state()
+    first = run(model, attacks[:1], count=10)
+    held = [noise for attacking, noise in seen if attacking]
+    judged = [noise for attacking, noise in seen if not attacking][3:]
+    assert len(held) == 3
+    assert all(torch.equal(noise, held[0]) for noise in held)
+    assert not any(torch.equal(noise, held[0]) for noise in judged)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    again = run(model, attacks[:1], count=10)
+    assert all((first.records()[name] == column).all() for name, column in again.records().items())
+    seen.clear()
+    averaged = run(model, attacks, count=10)
+    assert averaged.judged_again is not None
+    fresh = [noise for attacking, noise in seen if attacking][3:]
+    assert len(fresh) == 4 * 4
+    assert not torch.equal(fresh[0], fresh[1])
+
+
+def test_a_network_that_cannot_read_channels_last_images_is_shown_others() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 6 * 6, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.view(len(x), -1))
+
+    result = run(Viewing(), [AttackSpec(name="pgd3", kind="pgd", steps=3)])
+    assert 0 <= result.accuracy("pgd3").value <= result.accuracy("clean").value

@@ -17,6 +17,7 @@ ADAPTIVE = {
     "transfer": "Transfer",
     "apgd_ce": "APGD-CE",
     "apgd_dlr_targeted": "APGD-DLR targeted",
+    "fab_targeted": "FAB targeted",
     "square": "Square",
     "autoattack_standard": "AutoAttack (standard)",
 }

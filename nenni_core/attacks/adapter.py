@@ -229,7 +229,9 @@ def run_attack(
         streams = noise_streams(model)
         random = bool(streams) if random is None else random
         check_kind_of_model(spec, random=random)
-        setting = Setting(num_classes=num_classes, seed=seed, draws=spec.eot_samples if random else 1)
+        setting = Setting(
+            num_classes=num_classes, seed=seed, random=random, draws=spec.eot_samples if random else 1
+        )
         if surrogate is not None:
             around.enter_context(frozen_for_evaluation(surrogate))
             imitation = _Victim(surrogate, num_classes, x, on_surrogate, divides=False).eval()

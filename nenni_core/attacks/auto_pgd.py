@@ -1,11 +1,12 @@
 """APGD (Croce & Hein 2020, arXiv 2003.01690) over torchattacks, also for random models and for few classes.
 
 torchattacks judges an image on one noisy forward pass and returns the clean image where that one was right.
-For a random model its search is used and its judgement is not: of all points that it thinks best, the one
-with the lowest margin over fresh draws is returned.
+For a random model its search is used and its judgement is not: what it has found best is returned, and of
+several targets what has the lowest margin over fresh draws.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +28,16 @@ def apgd_ce(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
 
     search = DroppingSearch(model, spec.eps)
     attack = APGD(
-        search if setting.draws == 1 else model,
+        model if setting.random else search,
         eps=spec.eps,
         steps=spec.steps,
         loss="ce",
         eot_iter=setting.draws,
         seed=setting.seed,
     )
-    if setting.draws == 1:
+    if not setting.random:
         return lambda x, y: search.fool(attack.attack_single_run, x, y)
-    return lambda x, y: attack.perturb(x, y, best_loss=True)[1]
+    return best_of_one_draw(attack) if setting.draws == 1 else lambda x, y: attack.attack_single_run(x, y)[0]
 
 
 def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
@@ -49,7 +50,7 @@ def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> P
 
     search = DroppingSearch(model, spec.eps)
     attack = APGDT(
-        search if setting.draws == 1 else model,
+        model if setting.random else search,
         eps=spec.eps,
         steps=spec.steps,
         eot_iter=setting.draws,
@@ -58,17 +59,29 @@ def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> P
     )
     if setting.num_classes < DLR_CLASSES:
         attack.dlr_loss_targeted = _targeted_difference
-    if setting.draws == 1:
-        attack.target_class = spec.target + 1  # counted from the label itself
+    attack.target_class = spec.target + 1  # counted from the label itself
+    if not setting.random:
         return lambda x, y: search.fool(attack.attack_single_run, x, y)
+    if setting.draws == 1:
+        return best_of_one_draw(attack)
 
-    def perturb(x: Tensor, y: Tensor) -> Tensor:
+    def best_of_all(x: Tensor, y: Tensor) -> Tensor:
         def candidates() -> Iterator[Tensor]:
             for target in (spec.target,) if spec.target else target_ranks(setting.num_classes):
                 attack.target_class = target + 1
                 yield attack.attack_single_run(x, y)[0]
 
         return lowest_mean_margin(model, candidates(), y, setting.draws)
+
+    return best_of_all
+
+
+def best_of_one_draw(attack: Any) -> Perturb:
+    """The last iterate that fooled the draw, as the library has it; where none did, the one of highest loss."""
+
+    def perturb(x: Tensor, y: Tensor) -> Tensor:
+        highest, right, _, last = attack.attack_single_run(x, y)
+        return torch.where(right.bool()[:, None, None, None], highest, last)
 
     return perturb
 

@@ -11,7 +11,8 @@ from nenni_core.errors import InputError
 def square(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """Random search with squares (Andriushchenko et al. 2020, arXiv 1912.00049), without gradients.
 
-    For a random model each query is the mean margin over the draws.
+    For a random model each query is the mean margin over the draws, and the image with the lowest one is the
+    result: the library would look at it once more, and return the clean image if it were right that time.
     """
     from torchattacks import Square
 
@@ -20,7 +21,15 @@ def square(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
             margin = mean_margin(model, x, y, setting.draws)
             return margin, margin
 
-    return AveragedSquare(model, eps=spec.eps, n_queries=spec.queries, seed=setting.seed)
+    attack = AveragedSquare(model, eps=spec.eps, n_queries=spec.queries, seed=setting.seed)
+    if not setting.random:
+        return attack
+
+    def lowest(x: Tensor, y: Tensor) -> Tensor:
+        attack.init_hyperparam(x)
+        return attack.attack_single_run(x, y)[1]
+
+    return lowest
 
 
 def transfer(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from nenni_core.attacks.margin import margin_of
 from nenni_core.attacks.setting import BALL_TOLERANCE, Perturb
 
 
@@ -76,20 +77,26 @@ class DroppingSearch(nn.Module):
 
 
 def in_turn(model: nn.Module, attacks: Iterable[Perturb]) -> Perturb:
-    """One attack after the other, each on the images that those before have left standing."""
+    """One attack after the other, each on the images that those before have left standing.
+
+    Of an image that none has fooled, what has come nearest to it: for a random model, of which an attack sees
+    one draw, that may fool the next one.
+    """
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         found = x.clone()
         with torch.no_grad():
-            standing = (model(x).argmax(dim=1) == y).nonzero().flatten()
+            lowest = margin_of(model(x), y)
         for attack in attacks:
+            standing = (lowest > 0).nonzero().flatten()
             if len(standing) == 0:
                 break
             tried = attack(x[standing], y[standing])
             with torch.no_grad():
-                fooled = model(tried).argmax(dim=1) != y[standing]
-            found[standing[fooled]] = tried[fooled]
-            standing = standing[~fooled]
+                margin = margin_of(model(tried), y[standing])
+            nearer = margin < lowest[standing]
+            found[standing[nearer]] = tried[nearer]
+            lowest[standing[nearer]] = margin[nearer]
         return found
 
     return perturb

@@ -11,13 +11,13 @@ from nenni_core.attacks.spec import AttackSpec
 def fab_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> Perturb:
     """The nearest image across the linearised boundary to the other class of rank `spec.target`.
 
-    It looks for small perturbations; here the first one within eps ends the search.
+    It looks for small perturbations; for a deterministic model the first one within eps ends the search.
     """
     from torchattacks import FAB
 
     search = DroppingSearch(model, spec.eps)
     attack = FAB(
-        search,
+        model if setting.random else search,
         eps=spec.eps,
         steps=spec.steps,
         seed=setting.seed,
@@ -28,6 +28,10 @@ def fab_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> Pertur
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return search.fool(attack.attack_single_run_targeted, x, y)
+            if not setting.random:
+                return search.fool(attack.attack_single_run_targeted, x, y)
+            nearest = attack.attack_single_run_targeted(x, y)
+            near = (nearest - x).abs().flatten(1).amax(dim=1) <= spec.eps
+            return torch.where(near[:, None, None, None], nearest, x)
 
     return perturb

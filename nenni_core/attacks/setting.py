@@ -19,6 +19,9 @@ class Setting:
     num_classes: int
     seed: int
     """For libraries that seed the global generators themselves."""
+    random: bool = False
+    """Whether the model is random. What fools the draw that an attack sees need not fool the next one, so
+    that it goes on with an image that it has fooled."""
     draws: int = 1
     """Noise draws to average over: `AttackSpec.eot_samples` for a random model, 1 for any other."""
     surrogate: nn.Module | None = None

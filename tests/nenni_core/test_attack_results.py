@@ -27,6 +27,7 @@ from nenni_core.attacks import (
     AttackKind,
     AttackSpec,
 )
+from nenni_core.attacks.margin import margin_of
 from nenni_core.attacks.pgd import pgd
 from nenni_core.errors import InputError
 
@@ -204,6 +205,40 @@ class TestStrongest:
     def test_losses_that_need_four_classes_say_so(self, kind):
         with pytest.raises(InputError, match=f"'{kind}' needs 4 classes or more, not 2"):
             attack(BY_NAME[kind], linear_model(), float_images(1, size=4), random_labels(1, 2), num_classes=2)
+
+    @pytest.mark.parametrize(
+        ("kind", "draws"),
+        [
+            ("apgd_ce", 1),
+            ("apgd_ce", 3),
+            ("apgd_dlr_targeted", 1),
+            ("apgd_dlr_targeted", 3),
+            ("autoattack_torchattacks", 1),
+            ("square", 1),
+            ("square", 3),
+        ],
+    )
+    def test_a_random_model_gets_no_clean_image_back(self, kind, draws):
+        """The library judges each image on one more pass, and returns it as it was where that is right."""
+        net = NoisyInput(conv_net(scale=1.0).eval(), sigma=0.05)
+        x = float_images(30)
+        y = net.net(x).argmax(1)
+        spec = replace(BY_NAME[kind], eps=0.01, steps=5, queries=30, eot_samples=draws)
+        x_adv = attack(spec, net, x, y, seed=3)
+        assert (net.net(x_adv).argmax(1) == y).float().mean() > 0.3  # many withstand
+        started_right = net.net(x).argmax(1) == y
+        assert not (x_adv == x).flatten(1).all(1)[started_right].any()
+
+    def test_an_attack_goes_on_with_what_has_fooled_one_draw(self):
+        """Else it stops right behind the boundary of that draw, where the next draw is not fooled."""
+        net = NoisyInput(conv_net(scale=4.0).eval(), sigma=0.05)
+        x = float_images(40)
+        y = net.net(x).argmax(1)
+        spec = AttackSpec(name="apgd_ce", kind="apgd_ce", steps=20, eps=0.1)
+        margins = [
+            margin_of(net.net(attack(spec, model, x, y, seed=3)), y).median() for model in (net, net.net)
+        ]
+        assert margins[0] < margins[1] - 0.5  # the second is deterministic, where the first point will do
 
     def test_averaging_finds_what_one_draw_does_not(self):
         """Strong noise hides the gradient from an attack that sees one draw."""

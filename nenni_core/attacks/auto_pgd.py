@@ -77,7 +77,7 @@ def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> P
 
 
 def best_of_one_draw(attack: Any) -> Perturb:
-    """The last iterate that fooled the draw, as the library has it; where none did, the one of highest loss."""
+    """The last iterate that fooled the draw, as the library has it; else the one of highest loss."""
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         highest, right, _, last = attack.attack_single_run(x, y)

@@ -1,7 +1,6 @@
 """What theory, the library behind and a distrustful reader say about the results of attacks."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -30,15 +29,6 @@ from nenni_core.attacks import (
 from nenni_core.attacks.margin import margin_of
 from nenni_core.attacks.pgd import pgd
 from nenni_core.errors import InputError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are several times faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TestLinearOptimum:

@@ -1,7 +1,6 @@
 """The contract of every attack: one table row per attack, all checks for each."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -40,16 +39,6 @@ from nenni_core.errors import InputError
 from nenni_core.inject import inject, injected_layers
 from nenni_core.injection import Injection
 from nenni_core.randomness import noise_streams
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are several times faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 RANDOM = {
     "pgd",

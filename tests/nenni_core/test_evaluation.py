@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +35,6 @@ from nenni_core.randomness import derive_seed, noise_streams
 HERE = Path(__file__).parent
 FGSM = AttackSpec(name="fgsm", kind="fgsm")
 PGD = AttackSpec(name="pgd20", kind="pgd", steps=20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As the child process has it; models this small are also faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """What holds between attacks of one evaluation, whatever the network."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-import pytest
 import torch
 from attack_models import CLASSES, NoisyInput, byte_images, conv_net, mostly_right_labels
 from attack_table import every_linf
@@ -13,15 +11,6 @@ from hypothesis import strategies as st
 
 from nenni_core.attacks import AttackSpec
 from nenni_core.evaluation import evaluate
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are several times faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @settings(max_examples=8, deadline=None)

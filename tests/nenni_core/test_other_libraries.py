@@ -1,7 +1,5 @@
 """The same attack by another library, on the same weights and images."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torchattacks
@@ -13,15 +11,6 @@ from nenni_core.attacks import AttackCost, AttackSpec
 from nenni_core.evaluation import evaluate
 
 EPS = 0.03
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are several times faster so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The loop: closed forms for one step, a plain twin, repeatability, selection and divergence."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +20,6 @@ from nenni_core.training import OBJECTIVES, Objective, StepContext, TrainingResu
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.loop import batch_bounds, training_step
 from nenni_core.training.validation import validate
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on so small a problem."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fit(

@@ -1,12 +1,10 @@
 """paper/params.yaml: it is the paper's configuration, and every stage of it runs (for one step)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nenni_core.attacks import (
     AttackSpec,
@@ -82,14 +80,6 @@ def cifar_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def shortened(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same configuration, for a handful of images and one step of everything."""
     content["prepare"] |= {"path": str(folder), "train_images": 6, "test_images": 2, "validation_images": 2}
@@ -107,7 +97,6 @@ def shortened(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_every_stage_of_it_runs(tmp_path: Path, cifar_folder: Path) -> None:
     parameters = ExperimentSet.model_validate(shortened(read_yaml(PARAMETERS), cifar_folder))
     store = Store(tmp_path / "store")

@@ -173,7 +173,7 @@ def run(request: Request, *, out: Path | None, runtime: Runtime) -> Evaluation:
     scratch = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        scratch = runtime.scratch(out)
+        scratch = runtime.scratch(out) / code_digest()[:16]  # other code does not continue
     with progress_display() as progress:
         evaluation = _evaluate(
             model,

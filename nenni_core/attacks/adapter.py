@@ -88,7 +88,9 @@ class _Victim(nn.Module):
             x = x.view_as(x)  # a node of this pass only: a hook on the leaf would outlive it
             x.register_hook(self._on_gradient)
         with ExitStack() as around:
-            if self.noise_seed is not None:  # a model that draws from the global generators: always one draw
+            # A model that draws from the global generators: always one draw. It is one per place in the batch
+            # where the noise is drawn for each image.
+            if self.noise_seed is not None:
                 around.enter_context(seeded_global_generators(self.noise_seed, x.device))
             logits = self.model(x.contiguous(memory_format=self.layout))
         check_logits_shape(logits, len(x), self.num_classes)
@@ -251,7 +253,7 @@ def run_attack(
             return made_by.build(victim(divides=made_by.divides_by_gradient), part, setting)
 
         parts = kind.parts(spec, num_classes) if setting.draws == 1 else ()
-        perturb = in_turn(victim(divides=False), map(build, parts)) if parts else build(spec)
+        perturb = in_turn(victim(divides=False), map(build, parts), random=random) if parts else build(spec)
         # Clones: an attack may write into its inputs, and inference tensors carry no gradient.
         plain = x.detach().clone(memory_format=torch.contiguous_format)
         x_adv = perturb(plain, y.long().clone()).detach().contiguous(memory_format=memory_layout(x))

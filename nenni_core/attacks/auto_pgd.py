@@ -59,21 +59,32 @@ def apgd_dlr_targeted(model: nn.Module, spec: AttackSpec, setting: Setting) -> P
     )
     if setting.num_classes < DLR_CLASSES:
         attack.dlr_loss_targeted = _targeted_difference
-    attack.target_class = spec.target + 1  # counted from the label itself
     if not setting.random:
+        attack.target_class = spec.target + 1  # counted from the label itself
         return lambda x, y: search.fool(attack.attack_single_run, x, y)
-    if setting.draws == 1:
-        return best_of_one_draw(attack)
+    loss = attack.dlr_loss_targeted
+
+    def aim(x: Tensor, y: Tensor, rank: int) -> None:
+        """At the other class of this rank in the mean over the draws: in one draw it may be the label."""
+        with torch.no_grad():
+            mean = torch.stack([model(x) for _ in range(setting.draws)]).mean(dim=0)
+        others = mean.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        attack.target_class = rank + 1
+        attack.dlr_loss_targeted = lambda logits, labels, _: loss(logits, labels, others[:, rank - 1])
+
+    def one_target(x: Tensor, y: Tensor) -> Tensor:
+        aim(x, y, spec.target)
+        return best_of_one_draw(attack)(x, y)
 
     def best_of_all(x: Tensor, y: Tensor) -> Tensor:
         def candidates() -> Iterator[Tensor]:
             for target in (spec.target,) if spec.target else target_ranks(setting.num_classes):
-                attack.target_class = target + 1
+                aim(x, y, target)
                 yield attack.attack_single_run(x, y)[0]
 
         return lowest_mean_margin(model, candidates(), y, setting.draws)
 
-    return best_of_all
+    return one_target if setting.draws == 1 else best_of_all
 
 
 def best_of_one_draw(attack: Any) -> Perturb:

@@ -30,7 +30,7 @@ def carlini_wagner(
     steps: int,
     learning_rate: float,
 ) -> Float[Tensor, "batch channels height width"]:
-    """The nearest misclassified image found for each of `x` (in [0, 1]); `x` itself where none was.
+    """The nearest image misclassified by `confidence` for each of `x` (in [0, 1]); `x` where none was found.
 
     Minimises |x' - x|^2 + c max(Z(x')_y - max_{i != y} Z(x')_i, -confidence) by Adam (Kingma & Ba 2015)
     over w, with x' = (tanh(w) + 1) / 2. An image whose cost has not fallen over a tenth of the steps leaves
@@ -52,7 +52,7 @@ def carlini_wagner(
         cost = distance + c * margin.clamp_min(-confidence)
         (gradient,) = torch.autograd.grad(cost.sum(), w)
         with torch.no_grad():
-            found = (margin < 0) & (distance < nearest[rows])
+            found = (margin < 0) & (margin <= -confidence) & (distance < nearest[rows])
             best[rows[found]] = x_adv.detach()[found]
             nearest[rows[found]] = distance.detach()[found]
             w = w.detach()

@@ -76,17 +76,20 @@ class DroppingSearch(nn.Module):
         return logits
 
 
-def in_turn(model: nn.Module, attacks: Iterable[Perturb]) -> Perturb:
+def in_turn(model: nn.Module, attacks: Iterable[Perturb], *, random: bool) -> Perturb:
     """One attack after the other, each on the images that those before have left standing.
 
-    Of an image that none has fooled, what has come nearest to it: for a random model, of which an attack sees
-    one draw, that may fool the next one.
+    Of an image that none has fooled, what has come nearest to it: for a `random` model, of which an attack
+    sees one draw, that may fool the next one. Such a model's images are all attacked, also those that the one
+    draw gets wrong without it.
     """
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         found = x.clone()
         with torch.no_grad():
             lowest = margin_of(model(x), y)
+        if random:
+            lowest = torch.full_like(lowest, torch.inf)
         for attack in attacks:
             standing = (lowest > 0).nonzero().flatten()
             if len(standing) == 0:

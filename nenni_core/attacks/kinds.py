@@ -45,6 +45,8 @@ class AttackKind:
     parts: Callable[[AttackSpec, int], tuple[AttackSpec, ...]] = _no_parts
     """The attacks that it consists of, from its knobs and the number of classes: each is run on the images
     that those before it have left standing. Empty for an attack of one part."""
+    without_gradients: bool = False
+    """It asks for outputs alone, of this model or of another, or has a part that does."""
     deterministic_only: bool = False
     """It is defined for deterministic models alone, and refused for others."""
 
@@ -149,12 +151,14 @@ ATTACKS: dict[str, AttackKind] = {
         build=None,
         parts=_autoattack_torchattacks,
         reads=("eps", "gradient"),
+        without_gradients=True,
         norm="linf",
         min_classes=DLR_CLASSES,
     ),
     "autoattack_standard": AttackKind(
         build=_autoattack_standard,
         reads=("eps", "gradient"),
+        without_gradients=True,
         norm="linf",
         min_classes=DLR_CLASSES,
         deterministic_only=True,
@@ -176,13 +180,20 @@ ATTACKS: dict[str, AttackKind] = {
         norm="linf",
         divides_by_gradient=True,
     ),
-    "square": AttackKind(build=square, reads=("eps", "queries", "eot_samples"), norm="linf", averages=True),
+    "square": AttackKind(
+        build=square,
+        reads=("eps", "queries", "eot_samples"),
+        norm="linf",
+        averages=True,
+        without_gradients=True,
+    ),
     "transfer": AttackKind(
         build=transfer,
         reads=("eps", "step_size", "steps", "random_start", "eot_samples"),
         norm="linf",
         needs_surrogate=True,
         averages=True,
+        without_gradients=True,
     ),
 }
 

@@ -16,7 +16,7 @@ from nenni_core.attacks.untouched import frozen_for_evaluation, full_precision
 from nenni_core.errors import InputError
 from nenni_core.evaluation.bench import Bench, Worst
 from nenni_core.evaluation.files import evaluation_guard, load_part, save_part
-from nenni_core.evaluation.probe import TRIED, image_layout, is_random
+from nenni_core.evaluation.probe import TRIED, behaviour_digest, image_layout, is_random
 from nenni_core.evaluation.results import CLEAN, WORST_CASE, AttackOutcome, Evaluation, Examples
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import set_noise
@@ -47,7 +47,8 @@ def evaluate(
     `surrogate` is the network that attacks of the kind "transfer" are made on, usually the dense teacher.
 
     With `resume_dir`, the clean pass and each attacked batch are stored there, and a later call with the
-    same models, images, attacks and seed takes them from there; anything else is computed anew.
+    same models, images, attacks and seed takes them from there. That a model is the same is told by its
+    weights, its settings and its logits for a few images.
 
     Raises `InputError` for images that are not uint8, labels outside the classes, unknown or equally named
     attacks, logits of a wrong shape or not finite, and a model that switches itself to training mode;
@@ -64,13 +65,16 @@ def evaluate(
         around.enter_context(full_precision(device))
         few = images[:TRIED].to(device).float().div(255)
         layout = image_layout(judged, few)
-        random = is_random(model, few.contiguous(memory_format=layout))
+        few = few.contiguous(memory_format=layout)
+        random = is_random(model, few)
+        behaviour = [] if resume_dir is None else [behaviour_digest(network, few) for network in judged]
     for spec in attacks:
         check_kind_of_model(spec, random=random)
     settings = {"seed": seed, "num_classes": num_classes, "batch_size": batch_size, "examples": keep_examples}
     guard = "" if resume_dir is None else evaluation_guard(model, images, labels, settings)
     if resume_dir is not None and surrogate is not None:
         guard += evaluation_guard(surrogate, images[:0], labels[:0], {})
+    guard = " ".join([guard, *behaviour])
     bench = Bench(
         model=model,
         surrogate=surrogate,

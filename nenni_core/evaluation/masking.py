@@ -24,8 +24,6 @@ need 128/255, from where on any two images can be made the same grey."""
 FEW_STEPS = "pgd2_probe"
 UNBOUNDED = "pgd20_unbounded_probe"
 PROBES = (FEW_STEPS, UNBOUNDED)
-FOLLOW_THE_GRADIENT = ("fgsm", "pgd", "mifgsm")
-"""Kinds that do nothing else (AutoAttack, for one, also asks without gradients)."""
 NEEDED = {"fgsm", "pgd20", "square", *PROBES}
 """Attacks that the tests are about."""
 
@@ -86,7 +84,10 @@ class MaskingVerdict:
         return found
 
     def __str__(self) -> str:
-        lines = ["Gradients look masked." if self.raised else "No sign of masked gradients."]
+        doubts = (
+            f"{len(self.raised)} of {len(self.flags)} tests give reason to think that gradients are masked."
+        )
+        lines = [doubts if self.raised else "No sign of masked gradients."]
         for flag in self.flags:
             numbers = ", ".join(
                 f"{name.replace('_', ' ')} {100 * value:.1f}%" for name, value in flag.numbers.items()
@@ -132,15 +133,21 @@ def masking_verdict(
         return [name for name in names if counts_in_worst_case(evaluation.attacks[name].spec)]
 
     paper, adaptive = comparable(paper), comparable(adaptive)
+
+    def by_gradients_alone(name: str) -> bool:
+        spec = evaluation.attacks[name].spec
+        # what is left standing by an attack without gradients says nothing about gradients any more
+        specs = [spec, *(evaluation.attacks[earlier].spec for earlier in spec.survivors_of)]
+        return not any(attack_kind(one).without_gradients for one in specs)
+
     black_box = [name for name in ("square", "transfer") if name in evaluation.attacks]
-    white_box = [name for name in (*paper, *adaptive) if name not in black_box]
+    white_box = [name for name in (*paper, *adaptive) if by_gradients_alone(name)]
     least_paper, least_adaptive = evaluation.worst_of(paper).value, evaluation.worst_of(adaptive).value
     boxes = {"white_box": evaluation.worst_of(white_box).value, "black_box": min(map(accuracy, black_box))}
     beaten = boxes["white_box"] - boxes["black_box"] > TOLERANCE
     if "transfer" in evaluation.attacks:
-        # Square is usually run on what the white box has left standing only, and is then compared with that.
-        # A transferred attack is run on all images: it should not beat what the paper itself runs either.
-        followers = [name for name in paper if evaluation.attacks[name].spec.kind in FOLLOW_THE_GRADIENT]
+        # It is run on all images: it should beat none of the attacks that the paper itself runs either.
+        followers = [name for name in paper if by_gradients_alone(name)]
         boxes |= {
             "paper_gradients": evaluation.worst_of(followers).value,
             "transfer": accuracy("transfer"),

@@ -91,7 +91,12 @@ class Evaluation:
 
     @property
     def worst_case_correct(self) -> Bool[Tensor, "images"]:
-        """Correct on the clean image and under all attacks that count (`counts_in_worst_case`)."""
+        """Correct on the clean image and under all attacks that count (`counts_in_worst_case`).
+
+        For a random model: correct on most of the further draws of the worst image.
+        """
+        if self.judged_again is not None:
+            return self.judged_again > 0.5
         counting = (outcome for outcome in self.attacks.values() if counts_in_worst_case(outcome.spec))
         masks = [self.clean_correct, *(outcome.correct for outcome in counting)]
         return torch.stack(masks).all(dim=0)
@@ -141,8 +146,10 @@ class Evaluation:
         """All numbers as plain JSON types; accuracies as fractions, times in seconds."""
 
         def numbers(name: str) -> dict[str, Any]:
-            counts = {"correct": int(self.correct(name).sum()), "images": len(self.labels)}
-            return self.accuracy(name)._asdict() | counts
+            count = int(self.correct(name).sum())
+            # the accuracy of a random model is a mean over draws, and the count of no one draw
+            correct = None if self.judged_again is not None and name != CLEAN else count
+            return self.accuracy(name)._asdict() | {"correct": correct, "images": len(self.labels)}
 
         attacks = {
             name: numbers(name)
@@ -177,4 +184,5 @@ class Evaluation:
             columns[f"{name}_probability"] = outcome.probability
             columns[f"{name}_distance"] = outcome.distance
         columns["worst_case_correct"] = self.worst_case_correct
+        columns["worst_case_probability"] = self.probability(WORST_CASE)
         return {name: column.numpy() for name, column in columns.items()}

@@ -159,6 +159,16 @@ class TestNearest:
         alone = torch.cat([attack(spec, net, x[i : i + 1], y[i : i + 1]) for i in range(5)])
         assert torch.allclose(together, alone, atol=1e-5)
 
+    def test_cw_goes_as_far_as_it_is_asked_to(self):
+        net, x = linear_model(scale=2.0), float_images(8, size=4)
+        y = net(x).argmax(1)
+        margins = []
+        for confidence in (0.0, 1.5):
+            spec = AttackSpec(name="cw", kind="cw", c=5.0, steps=500, confidence=confidence)
+            margins.append(margin_of(net(attack(spec, net, x, y, num_classes=2)), y))
+            assert (margins[-1] <= -confidence).all()
+        assert (margins[1] < margins[0]).all()
+
     def test_cw_leaves_what_is_misclassified_already(self):
         net, x = conv_net().eval(), float_images(4)
         wrong = (net(x).argmax(1) + 1) % CLASSES

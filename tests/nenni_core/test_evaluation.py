@@ -160,6 +160,7 @@ class TestNumbers:
             "index", "label", "clean_correct", "clean_predicted",
             *(f"{name}_{column}" for name in ("fgsm", "pgd20") for column in per_attack),
             "worst_case_correct",
+            "worst_case_probability",
         ]  # fmt: skip
         assert all(column.shape == (23,) for column in records.values())
         assert records["clean_correct"].tolist() == (records["clean_predicted"] == records["label"]).tolist()
@@ -175,9 +176,9 @@ class TestNumbers:
         result = run(net, (FGSM, PGD, mifgsm))
         passes = {name: (o.forwards, o.backwards, o.attacked) for name, o in result.attacks.items()}
         assert passes == {"fgsm": (18, 18, 18), "pgd20": (360, 360, 18), "mifgsm": (90, 90, 18)}
-        probes = seen[:3]  # can it read channels-last images, does it draw noise
-        assert probes == [2, 2, 2]
-        assert sum(seen[3:]) == 23 + (18 + 18) + (360 + 18) + (90 + 18)
+        probes = seen[:4]  # can it read channels-last images, does it draw noise that can be repeated
+        assert probes == [2, 2, 2, 2]
+        assert sum(seen[4:]) == 23 + (18 + 18) + (360 + 18) + (90 + 18)
 
     def test_progress_ends_at_all_images(self, net):
         calls = []

@@ -1,10 +1,14 @@
 """Models that were written without this project in mind: their own noise, their own idea of memory."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from attack_models import CLASSES, byte_images, conv_net, mostly_right_labels
 from torch import Tensor, nn
 
 from nenni_core.attacks import AttackSpec
+from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, evaluate
 
 
@@ -37,7 +41,7 @@ def test_noise_from_the_global_generators_is_noticed() -> None:
     state = torch.get_rng_state()
     first = run(model, attacks[:1], count=10)
     held = [noise for attacking, noise in seen if attacking]
-    judged = [noise for attacking, noise in seen if not attacking][3:]
+    judged = [noise for attacking, noise in seen if not attacking][4:]
     assert len(held) == 3
     assert all(torch.equal(noise, held[0]) for noise in held)
     assert not any(torch.equal(noise, held[0]) for noise in judged)
@@ -64,3 +68,53 @@ def test_a_network_that_cannot_read_channels_last_images_is_shown_others() -> No
 
     result = run(Viewing(), [AttackSpec(name="pgd3", kind="pgd", steps=3)])
     assert 0 <= result.accuracy("pgd3").value <= result.accuracy("clean").value
+
+
+def test_noise_that_no_seed_repeats_is_refused() -> None:
+    class Unrepeatable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+            self.generator = torch.Generator()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x + 0.3 * torch.randn(x.shape, generator=self.generator))
+
+    with pytest.raises(InputError, match="whatever the seed: expected noise from PyTorch's global"):
+        run(Unrepeatable(), [AttackSpec(name="fgsm", kind="fgsm")])
+
+
+@pytest.mark.parametrize("which", ["model", "surrogate"])
+def test_other_code_of_the_same_weights_does_not_continue(tmp_path: Path, which: str) -> None:
+    """What its modules print of themselves does not show it; its logits do."""
+
+    class Levels(nn.Module):
+        def __init__(self, levels: int) -> None:
+            super().__init__()
+            self.net = conv_net()
+            self.levels = levels
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x * self.levels).round() / self.levels)
+
+    images = byte_images(12)
+    labels = mostly_right_labels(conv_net(), images)
+    attacks = [AttackSpec(name="transfer", kind="transfer", steps=3, eps=0.1)]
+
+    def judged(levels: int, folder: Path | None) -> Evaluation:
+        networks = {"model": Levels(50), "surrogate": Levels(50)} | {which: Levels(levels)}
+        return evaluate(
+            networks["model"],
+            images,
+            labels,
+            attacks,
+            num_classes=CLASSES,
+            surrogate=networks["surrogate"],
+            resume_dir=folder,
+        )
+
+    judged(50, tmp_path)
+    continued, anew = judged(3, tmp_path), judged(3, None)
+    for name, column in anew.records().items():
+        assert (continued.records()[name] == column).all()
+    assert continued.attacks["transfer"].forwards == anew.attacks["transfer"].forwards

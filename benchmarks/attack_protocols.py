@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine, markdown_table, write_json
 from nenni_core.attacks import AttackSpec
+from nenni_core.attacks.auto_pgd import target_ranks
 from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.evaluation import evaluate
 from pipeline.artifacts import Split, load_model, load_prepared
@@ -74,7 +75,7 @@ def pairs(eps: float, num_classes: int) -> list[Pair]:
 
     def by_its_authors(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         attack = AutoAttack(model, eps=eps, norm="Linf", seed=0, device=x.device)
-        targets = min(9, num_classes - 1)
+        targets = len(target_ranks(num_classes))
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
         return attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
 

@@ -4,6 +4,7 @@ A factory only names the knobs. Everything that an attack must not do to its sur
 in `nenni_core.attacks.adapter`.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -127,6 +128,8 @@ def _autoattack_standard(model: nn.Module, spec: AttackSpec, setting: Setting) -
 
     def perturb(x: Tensor, y: Tensor) -> Tensor:
         attack = AutoAttack(model, eps=spec.eps, norm="Linf", seed=setting.seed % 2**32, device=x.device)
+        # it warns of what the verdict on masked gradients tests, in a logger of the whole process
+        attack.logger = logging.Logger("autoattack", logging.CRITICAL)
         targets = len(target_ranks(setting.num_classes))
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
         return attack.run_standard_evaluation(x, y, batch_size=len(x))[0]

@@ -1,6 +1,6 @@
 """One model under one list of attacks, resumable at every batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -51,8 +51,8 @@ def evaluate(
     weights, its settings and its logits for a few images.
 
     Raises `InputError` for images that are not uint8, labels outside the classes, unknown or equally named
-    attacks, logits of a wrong shape or not finite, and a model that switches itself to training mode;
-    `AttackError` if an attack breaks its contract.
+    attacks, logits of a wrong shape or not finite, and a model that switches itself to training mode,
+    changes its own buffers or draws noise that no seed repeats; `AttackError` if an attack breaks its contract.
     """
     _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples)
     images, labels = images.cpu(), labels.long().cpu()
@@ -94,7 +94,9 @@ def evaluate(
         stored = load_part(resume_dir, CLEAN, guard)
         if stored is None:
             started = perf_counter()
+            before = {name: buffer.clone() for name, buffer in model.named_buffers()}
             predicted = bench.clean_predictions(on_progress)
+            _check_unchanged(model, before)
             stored = {"predicted": predicted}, {"seconds": perf_counter() - started}
             save_part(resume_dir, CLEAN, guard, *stored)
         else:
@@ -125,6 +127,17 @@ def evaluate(
         examples=examples,
         judged_again=judged_again,
     )
+
+
+def _check_unchanged(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """`InputError` if a buffer is not what it was: each result would then depend on what was asked before."""
+    for name, buffer in model.named_buffers():
+        # not calibrated thresholds are NaN, which is not equal to itself
+        if name in before and not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
+            raise InputError(
+                f"the model changes its buffer {name!r} in evaluation mode; "
+                "expected a forward pass that leaves the model as it is (batch norms in evaluation mode)"
+            )
 
 
 def _one_of_each_class_first(candidates: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -118,3 +118,19 @@ def test_other_code_of_the_same_weights_does_not_continue(tmp_path: Path, which:
     for name, column in anew.records().items():
         assert (continued.records()[name] == column).all()
     assert continued.attacks["transfer"].forwards == anew.attacks["transfer"].forwards
+
+
+def test_a_model_that_goes_on_learning_is_refused() -> None:
+    class Restless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.net[3].train()
+            logits = self.net(x)
+            self.net[3].eval()
+            return logits
+
+    with pytest.raises(InputError, match=r"changes its buffer 'net\.3\.running_mean' in evaluation mode"):
+        run(Restless(), [AttackSpec(name="fgsm", kind="fgsm")])

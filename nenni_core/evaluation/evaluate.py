@@ -52,7 +52,8 @@ def evaluate(
 
     Raises `InputError` for images that are not uint8, labels outside the classes, unknown or equally named
     attacks, logits of a wrong shape or not finite, and a model that switches itself to training mode,
-    changes its own buffers or draws noise that no seed repeats; `AttackError` if an attack breaks its contract.
+    changes its own buffers or draws noise that no seed repeats; `AttackError` if an attack breaks its
+    contract.
     """
     _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples)
     images, labels = images.cpu(), labels.long().cpu()

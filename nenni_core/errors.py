@@ -22,5 +22,16 @@ def unknown_choice(kind: str, value: str, choices: list[str]) -> InputError:
     return InputError(f"unknown {kind} {value!r}; {hint}known: {', '.join(choices)}")
 
 
+def require(name: str, value: object, holds: bool, expected: str) -> None:
+    """Raise `InputError` unless the value called `name` `holds` what is `expected`, such as "above 0".
+
+    >>> require("beta", -1.0, False, "at least 0")
+    Traceback (most recent call last):
+    nenni_core.errors.InputError: beta is -1.0; expected a value at least 0
+    """
+    if not holds:
+        raise InputError(f"{name} is {value!r}; expected a value {expected}")
+
+
 class TrainingDiverged(RuntimeError):
     """A loss or a parameter is no longer finite; the message says where and what to change."""

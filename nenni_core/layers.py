@@ -68,7 +68,6 @@ class NoisyLayer(nn.Module):
         self._kernels: dict[int, tuple[Any, list[bytes], tuple[Tensor, Tensor]]] = {}
         if injection.is_random:
             self.noise_stream = NoiseStream(injection.seed, "inference")
-            self._held: tuple[NoiseStream, int, Any] | None = None
         outputs, device = self.weight.shape[0], self.weight.device
         dimension = self.weight[0].numel()
         rank = projection_rank(dimension, injection.projection_ratio)
@@ -217,19 +216,15 @@ class NoisyLayer(nn.Module):
         """Which projection to use and how to dither its rounding; from the noise stream if random."""
         if not self.injection.is_random:
             return 0, None
-        stream = self.noise_stream
-        if stream.held and self._held is not None and self._held[:2] == (stream, stream.epoch):
-            return self._held[2]
-        draw: tuple[int, tuple[Tensor, Tensor] | None]
+        return self.noise_stream.draw(self, self._make_draw)
+
+    def _make_draw(self, stream: NoiseStream) -> tuple[int, tuple[Tensor, Tensor] | None]:
+        """A fresh draw from `stream`."""
         if self.injection.randomize == "bank":
-            draw = int(torch.randint(self.injection.bank_size, (), generator=stream.generator)), None
-        else:
-            dithers = [torch.rand(p.shape[1:], generator=stream.generator).to(p.device)
-                       for p in (self.approx_weight, self.approx_bias)]  # fmt: skip
-            draw = 0, (dithers[0], dithers[1])
-        if stream.held:
-            self._held = (stream, stream.epoch, draw)
-        return draw
+            return int(torch.randint(self.injection.bank_size, (), generator=stream.generator)), None
+        weight, bias = (torch.rand(p.shape[1:], generator=stream.generator).to(p.device)
+                        for p in (self.approx_weight, self.approx_bias))  # fmt: skip
+        return 0, (weight, bias)
 
     def rounded_parameters(
         self, index: int, dither: tuple[Tensor, Tensor] | None = None

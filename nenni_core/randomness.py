@@ -6,11 +6,15 @@ run can be repeated to the bit.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -32,13 +36,50 @@ class NoiseStream:
 
     The layers of a model share one stream. While the stream is `held`, each layer keeps the draw that
     it made first, so that a whole attack sees one realisation of the noise; the next forward pass
-    after that draws afresh. Draws are made on the CPU so that they are equal on every device.
+    after that draws afresh.
+
+    What is drawn for a whole network (a projection, a set of filters) is drawn on the CPU, so that it is
+    equal on every device. Noise as large as activations or weights comes from a generator of its own on
+    their device: equal seeds then give equal noise on devices of one kind.
     """
 
     def __init__(self, seed: int, name: str) -> None:
+        self.seed, self.name = seed, name
         self.generator = make_generator(seed, "noise", name)
+        self.elsewhere: dict[str, torch.Generator] = {}
+        """Generators of devices other than the CPU, by the device's name."""
         self.held = False
         self.epoch = 0  # a draw made in an earlier epoch is out of date
+        self.member = 0
+        """Which pass of an ensemble this is: held draws are kept for each."""
+        self._kept: WeakKeyDictionary[nn.Module, dict[int, Any]] = WeakKeyDictionary()
+
+    def generator_on(self, device: torch.device) -> torch.Generator:
+        """The stream's generator for noise that is drawn on `device`."""
+        if device.type == "cpu":
+            return self.generator
+        name = str(device)
+        if name not in self.elsewhere:
+            self.elsewhere[name] = make_generator(self.seed, "noise", self.name, name, device=device)
+        return self.elsewhere[name]
+
+    def draw(self, layer: nn.Module, make: Callable[["NoiseStream"], T]) -> T:
+        """What `make` draws for `layer`: a fresh draw, or the one kept since the stream is held."""
+        if not self.held:
+            return make(self)
+        kept = self._kept.setdefault(layer, {})
+        if self.member not in kept:
+            kept[self.member] = make(self)
+        return kept[self.member]
+
+    def normal(self, layer: nn.Module, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise of `shape` for `layer`, of the type and on the device of `like`."""
+
+        def make(stream: "NoiseStream") -> Tensor:
+            generator = stream.generator_on(like.device)
+            return torch.randn(*shape, generator=generator, device=like.device, dtype=like.dtype)
+
+        return self.draw(layer, make)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -51,6 +92,7 @@ class NoiseStream:
             yield
         finally:
             self.held, self.epoch = False, self.epoch + 1
+            self._kept.clear()
 
 
 def noise_streams(model: nn.Module) -> list[NoiseStream]:
@@ -85,10 +127,18 @@ def held_noise(model: nn.Module) -> Iterator[None]:
 
 def noise_state(model: nn.Module) -> dict[str, Tensor]:
     """States of the model's noise generators, to go into a checkpoint."""
-    return {f"noise_{i}": stream.generator.get_state() for i, stream in enumerate(noise_streams(model))}
+    state = {}
+    for i, stream in enumerate(noise_streams(model)):
+        state[f"noise_{i}"] = stream.generator.get_state()
+        state |= {f"noise_{i}/{name}": other.get_state() for name, other in stream.elsewhere.items()}
+    return state
 
 
 def load_noise_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Undo `noise_state`: continue the noise where the checkpoint left it."""
     for i, stream in enumerate(noise_streams(model)):
         stream.generator.set_state(state[f"noise_{i}"])
+        stream.elsewhere.clear()
+        for name, value in state.items():
+            if name.startswith(f"noise_{i}/"):
+                stream.generator_on(torch.device(name.partition("/")[2])).set_state(value)

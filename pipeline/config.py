@@ -124,12 +124,12 @@ class Training(Section):
         self.recipe()
         return self
 
-    def recipe(self, objective: str = "adversarial") -> "Recipe":
+    def recipe(self) -> "Recipe":
         """What the training loop reads; `InputError` for values that do not go together."""
         from nenni_core.training import Recipe
 
         shared = {name: getattr(self, name) for name in Training.model_fields}
-        return Recipe(**shared, objective=objective)
+        return Recipe(**shared)
 
 
 class Pretrain(Training):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from nenni_core.defenses import make_defense
 from nenni_core.training import EpochRecord, TrainingResult, train
 from pipeline.artifacts import Prepared
 from pipeline.config import FineTune, Pretrain
@@ -42,9 +43,10 @@ def fit(
         data.train.labels,
         data.validation.images,
         data.validation.labels,
-        config.recipe(config.objective),
+        config.recipe(),
         seed=seed,
         checkpoint_dir=runtime.scratch(out),
+        defense=make_defense(config.objective),
         on_progress=runtime.progress,
         on_epoch=on_epoch,
     )

@@ -10,15 +10,17 @@ from torch import nn
 from nenni_core.errors import InputError, unknown_choice
 from nenni_core.models.initialize import initialize_weights
 from nenni_core.models.normalize import Normalize
-from nenni_core.models.resnet import resnet18, small_resnet
-from nenni_core.models.wide_resnet import wrn34_10
+from nenni_core.models.resnet import resnet18, small_resnet, small_resnet_r
+from nenni_core.models.wide_resnet import wrn34_10, wrn34_r
 
 __all__ = ["MODELS", "Normalize", "build_model"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "wrn34_10": wrn34_10,
+    "wrn34_r": wrn34_r,
     "small_resnet": small_resnet,
+    "small_resnet_r": small_resnet_r,
 }
 """Called with (normalize, in_channels=, num_classes=, image_size=); their weights are still empty."""
 

@@ -7,7 +7,6 @@ on 32x32 images.
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = convolution(in_channels, out_channels, 3, stride)
         self.norm1 = nn.BatchNorm2d(out_channels)
+        self.relu1 = nn.ReLU()
         self.conv2 = convolution(out_channels, out_channels, 3)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Sequential()
@@ -32,12 +32,13 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(
                 convolution(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
             )
+        self.relu2 = nn.ReLU()
 
     def forward(
         self, x: Float[Tensor, "batch inputs height width"]
     ) -> Float[Tensor, "batch outputs out_height out_width"]:
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        out = self.relu1(self.norm1(self.conv1(x)))
+        return self.relu2(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -69,6 +70,7 @@ class ResNet(nn.Module):
         self.normalize = normalize
         self.conv1 = convolution(in_channels, widths[0], 3, strides[0])
         self.norm1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
         stages: list[nn.Module] = []
         channels = widths[0]
         for width, count, stride in zip(widths, blocks, strides[1:], strict=True):
@@ -79,7 +81,7 @@ class ResNet(nn.Module):
         self.classifier = linear(channels, num_classes)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        out = F.relu(self.norm1(self.conv1(self.normalize(x))))
+        out = self.relu(self.norm1(self.conv1(self.normalize(x))))
         return self.classifier(self.stages(out).mean(dim=(2, 3)))
 
 
@@ -121,12 +123,22 @@ def small_resnet(normalize: Normalize, *, in_channels: int, num_classes: int, im
     Multiply-accumulates: 12.3 M for a 3x32x32 or 3x16x16 image, 5.8 M for an 8x8 digit. The
     halving stem makes 32x32 images cheap; `small_strides` keeps smaller ones from shrinking away.
     """
-    widths = (32, 64, 128)
+    return _small(normalize, in_channels, num_classes, image_size, (32, 64, 128))
+
+
+def small_resnet_r(normalize: Normalize, *, in_channels: int, num_classes: int, image_size: int) -> ResNet:
+    """`small_resnet` with a last stage 4/10 as wide, as WRN-34-R is to WRN-34-10 (Huang et al. 2021)."""
+    return _small(normalize, in_channels, num_classes, image_size, (32, 64, 51))
+
+
+def _small(
+    normalize: Normalize, in_channels: int, num_classes: int, image_size: int, widths: tuple[int, ...]
+) -> ResNet:
     return ResNet(
         normalize,
         in_channels=in_channels,
         num_classes=num_classes,
         widths=widths,
-        blocks=(1, 1, 1),
+        blocks=(1,) * len(widths),
         strides=small_strides(image_size, len(widths)),
     )

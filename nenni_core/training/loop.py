@@ -1,4 +1,4 @@
-"""The training loop: one for all objectives, restartable after every epoch to the same bits."""
+"""The training loop: one for all defences, restartable after every epoch to the same bits."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.attacks.untouched import seeded_global_generators
-from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
+from nenni_core.defenses.adversarial_training import AdversarialTraining
+from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.modes import eval_mode, kept_modes, kept_streams
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import derive_seed, make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
-from nenni_core.training.objectives import OBJECTIVES, StepContext
 from nenni_core.training.recipe import Recipe, learning_rate
 from nenni_core.training.state import identity, pack, refuse_another_run, unpack
 from nenni_core.training.validation import autocast, validate
@@ -27,6 +28,8 @@ Stored = UInt8[Tensor, "images channels height width"]
 Labels = Int[Tensor, "labels"]
 HeldOut = UInt8[Tensor, "held_out held_out_channels held_out_height held_out_width"]
 HeldOutLabels = Int[Tensor, "held_out_labels"]
+
+ADVERSARIAL_TRAINING = AdversarialTraining()
 
 DIVERGENCE_CHECK_INTERVAL = 64
 """Batches between two looks at whether the loss is finite; each look waits for the device."""
@@ -43,7 +46,7 @@ class EpochRecord:
     train_loss: float
     """Mean over the training images, as the weights were when each was seen."""
     train_accuracy: float
-    """On what the objective trained on: the attacked images for "adversarial"."""
+    """On what was trained on: for adversarial training the attacked images."""
     validation_clean_accuracy: float
     validation_robust_accuracy: float
     """Under PGD with the recipe's `validation_steps`."""
@@ -59,7 +62,7 @@ class TrainingResult:
     """
 
     best: dict[str, Tensor]
-    """After the first epoch with the highest validation accuracy (robust or clean, as the objective says)."""
+    """After the first epoch with the highest validation accuracy (robust or clean, as the defence says)."""
     last: dict[str, Tensor]
     history: list[EpochRecord]
     best_epoch: int
@@ -76,17 +79,19 @@ def train(
     *,
     seed: int,
     checkpoint_dir: Path | None,
+    defense: Defense = ADVERSARIAL_TRAINING,
     on_progress: ProgressCallback = silent,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> TrainingResult:
     """Train `model` in place, in train mode, on the device of its parameters.
 
-    Rice et al. 2020, "Overfitting in adversarially robust deep learning": SGD with momentum, the
-    validation images being a held-out slice of the *training* set. All parameters that ask for a
-    gradient are trained. Convolution weights become channels-last in memory; the model ends with the
-    weights of `TrainingResult.last` and its modules' former train/eval modes. Shuffling, augmentation,
-    attack and the noise of a random model have a stream each, derived from `seed`; the global generator
-    is not touched. On the CPU equal arguments give equal bits (for a fixed number of threads).
+    What is minimised is up to the `defense`, whose `wrap` has made `model`. The rest is as in Rice et al.
+    2020, "Overfitting in adversarially robust deep learning": SGD with momentum, the validation images
+    being a held-out slice of the *training* set. All parameters that ask for a gradient are trained.
+    Convolution weights become channels-last in memory; the model ends with the weights of
+    `TrainingResult.last` and its modules' former train/eval modes. Shuffling, augmentation, attack and the
+    noise of a random model have a stream each, derived from `seed`; the global generator is not touched.
+    On the CPU equal arguments give equal bits (for a fixed number of threads).
 
     With a `checkpoint_dir`, a checkpoint is written after every epoch, and the same call continues
     after the last whole one, to the bits of an uninterrupted run; once finished, it returns at once.
@@ -94,12 +99,9 @@ def train(
     batches of all epochs, validation included; `on_epoch` gets the record of each epoch that this call
     trained, after its checkpoint is on the disk.
 
-    Raises `InputError` for unusable data, an unknown objective or a `checkpoint_dir` of another run, and
-    `TrainingDiverged` for a loss, weight or statistic that is NaN or infinite; no checkpoint is written
-    of such an epoch.
+    Raises `InputError` for unusable data or a `checkpoint_dir` of another run, and `TrainingDiverged` for a
+    loss, weight or statistic that is NaN or infinite; no checkpoint is written of such an epoch.
     """
-    if recipe.objective not in OBJECTIVES:
-        raise unknown_choice("objective", recipe.objective, list(OBJECTIVES))
     if train_images.shape[1:] != validation_images.shape[1:]:
         shapes = tuple(train_images.shape[1:]), tuple(validation_images.shape[1:])
         raise InputError(
@@ -108,10 +110,12 @@ def train(
     _check_data("training", model, train_images, train_labels, recipe)
     _check_data("validation", model, validation_images, validation_labels, recipe)
     with kept_streams(model), kept_modes(model):
-        run = _Run(model, train_images, train_labels, validation_images, validation_labels, recipe, seed)
+        run = _Run(
+            model, train_images, train_labels, validation_images, validation_labels, recipe, seed, defense
+        )
         expected: dict[str, object] = {}
         if checkpoint_dir is not None:
-            expected = identity(model, run.data, recipe, seed)
+            expected = identity(model, run.data, recipe, seed, defense)
             found = latest_checkpoint(checkpoint_dir)
             if found is not None:
                 refuse_another_run(found[1]["identity"], expected, checkpoint_dir.name)
@@ -138,16 +142,26 @@ def training_step(
     *,
     recipe: Recipe,
     generator: torch.Generator,
-    epoch: int = 1,
+    defense: Defense = ADVERSARIAL_TRAINING,
+    position: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
-    """One step of `optimizer` on the recipe's objective; the loss and the logits before it, detached.
+    """One step of `optimizer` on the loss of `defense`; the loss and the logits before it, detached.
 
-    `x` is in [0, 1]; `generator` is the stream of the attack. Nothing in here waits for the device.
+    `x` is in [0, 1]; `generator` is the stream of the attack; `position` is where the training is, in epochs
+    from 0. Nothing in here waits for the device.
     """
     with ExitStack() as after_step:
-        context = StepContext(recipe=recipe, generator=generator, epoch=epoch, after_step=after_step)
+        context = StepContext(
+            eps=recipe.eps,
+            step_size=recipe.step_size,
+            steps=recipe.steps,
+            generator=generator,
+            position=position,
+            epochs=recipe.epochs,
+            after_step=after_step,
+        )
         with autocast(x.device, recipe):
-            loss, logits = OBJECTIVES[recipe.objective].step(model, x, y, context)
+            loss, logits = defense.step(model, x, y, context)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -166,19 +180,20 @@ class _Run:
         validation_labels: HeldOutLabels,
         recipe: Recipe,
         seed: int,
+        defense: Defense,
     ) -> None:
         device = next(model.parameters()).device
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
+        self.defense = defense
         self.data = {
             "train_images": train_images.to(device),
             "train_labels": train_labels.to(device, torch.int64),
             "validation_images": validation_images.to(device),
             "validation_labels": validation_labels.to(device, torch.int64),
         }
-        self.select_by = OBJECTIVES[recipe.objective].select_by
         lay_out_channels_last(model)
         self.optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            defense.parameter_groups(model),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -226,7 +241,7 @@ class _Run:
             validation_robust_accuracy=robust,
             seconds=time.perf_counter() - start,
         )
-        score = {"clean": clean, "robust": robust}[self.select_by]
+        score = {"clean": clean, "robust": robust}[self.defense.select_by]
         if not self.best_epoch or score > self._best_score():
             self.best, self.best_epoch = portable(self.model.state_dict()), record.epoch
         self.history.append(record)
@@ -243,10 +258,18 @@ class _Run:
         for batch, (low, high) in enumerate(self.bounds):
             index = order[low:high]
             x, y = self._augmented(images, index), labels[index]
+            rate = self._learning_rate(epoch, batch)
             for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate(epoch, batch)
+                group["lr"] = rate * group.get("learning_rate_factor", 1.0)
             loss, logits = training_step(
-                self.model, self.optimizer, x, y, recipe=self.recipe, generator=generator, epoch=epoch + 1
+                self.model,
+                self.optimizer,
+                x,
+                y,
+                recipe=self.recipe,
+                generator=generator,
+                defense=self.defense,
+                position=epoch + batch / len(self.bounds),
             )
             loss_sum += loss.double() * (high - low)
             correct += (logits.argmax(1) == y).sum()
@@ -277,7 +300,7 @@ class _Run:
 
     def _best_score(self) -> float:
         best = self.history[self.best_epoch - 1]
-        if self.select_by == "clean":
+        if self.defense.select_by == "clean":
             return best.validation_clean_accuracy
         return best.validation_robust_accuracy
 

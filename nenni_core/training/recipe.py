@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nenni_core.errors import InputError, unknown_choice
+from nenni_core.errors import require, unknown_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,6 @@ class Recipe:
     """Epochs finished when the "step" schedule multiplies the learning rate by `decay`, increasing."""
     decay: float = 0.1
     """Factor of the "step" schedule."""
-    objective: str = "adversarial"
-    """Key of `nenni_core.training.OBJECTIVES`."""
     eps: float = 8 / 255
     """Radius of the attack (maximum norm) in [0, 1] pixel units."""
     step_size: float = 2 / 255
@@ -52,19 +50,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_steps"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "crop_padding", "weight_decay"):
-            _require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        _require("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "above 0")
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _require("decay", self.decay, 0 < self.decay <= 1, "in (0, 1]")
-        _require("eps", self.eps, 0 <= self.eps <= 1, "in [0, 1] pixel units, such as 8 / 255")
-        _require(
+            require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        require("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "above 0")
+        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        require("decay", self.decay, 0 < self.decay <= 1, "in (0, 1]")
+        require("eps", self.eps, 0 <= self.eps <= 1, "in [0, 1] pixel units, such as 8 / 255")
+        require(
             "step_size", self.step_size, 0 < self.step_size <= 1, "in (0, 1] pixel units, such as 2 / 255"
         )
-        _require(
-            "milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "increasing"
-        )
+        require("milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "increasing")
         if self.schedule not in SCHEDULES:
             raise unknown_choice("schedule", self.schedule, list(SCHEDULES))
         if self.precision not in PRECISIONS:
@@ -108,8 +104,3 @@ def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float
     """
     position = epoch + (batch + 0.5) / batches
     return recipe.learning_rate * SCHEDULES[recipe.schedule](recipe, position)
-
-
-def _require(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {value!r}; expected a value {expected}")

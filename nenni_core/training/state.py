@@ -6,6 +6,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from nenni_core.defenses.defense import Defense
 from nenni_core.errors import InputError
 from nenni_core.inject import injected_layers
 from nenni_core.randomness import load_noise_state, noise_state
@@ -16,13 +17,16 @@ FORMAT = 1
 """Raised when a checkpoint of an older form cannot be read any more."""
 
 
-def identity(model: nn.Module, data: Mapping[str, Tensor], recipe: Recipe, seed: int) -> dict[str, object]:
+def identity(
+    model: nn.Module, data: Mapping[str, Tensor], recipe: Recipe, seed: int, defense: Defense
+) -> dict[str, object]:
     """Flat JSON that is equal exactly for calls that continue each other."""
     settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()}
     return {
         "format": FORMAT,
         **settings,
         "seed": seed,
+        "defense": repr(defense),
         "model": repr(model),
         "injection": sorted({repr(layer.injection) for layer in injected_layers(model).values()}),
         "device type": next(model.parameters()).device.type,

@@ -38,6 +38,8 @@ def convolution_macs(model: nn.Module, channels: int, size: int) -> list[int]:
         ("resnet18", 20, 555_417_600),
         # Zagoruyko 2016: stem + 15 blocks of two + 3 shortcuts.
         ("wrn34_10", 34, 6_658_899_968),
+        # Huang 2021: the same with 256 channels in place of 640 in the last stage.
+        ("wrn34_r", 34, 4_796_628_992),
         ("small_resnet", 9, 12_279_808),
     ],
 )
@@ -179,7 +181,7 @@ def test_preactivation_shortcut_sees_the_first_activation() -> None:
 @pytest.mark.parametrize("name", ["small_resnet", "wide"])
 def test_every_parameter_learns(name: str) -> None:
     if name == "wide":  # WRN-34-10 is this class with 46 M parameters
-        model: nn.Module = WideResNet(Normalize(1), in_channels=1, num_classes=3, depth=16, width=1)
+        model: nn.Module = WideResNet(Normalize(1), in_channels=1, num_classes=3, depth=16, widths=(1, 1, 1))
         initialize_weights(model, 0)
     else:
         model = build_model(name, num_classes=3, in_channels=1, image_size=8)

@@ -19,7 +19,6 @@ def test_defaults_are_those_of_rice_et_al() -> None:
         "schedule": "step",
         "milestones": (100, 150),
         "decay": 0.1,
-        "objective": "adversarial",
         "eps": 8 / 255,
         "step_size": 2 / 255,
         "steps": 10,

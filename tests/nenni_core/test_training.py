@@ -14,18 +14,28 @@ from training_problem import CLASSES, SIZE, Jitter, net, problem, recipe, same
 
 from nenni_core import Injection, inject
 from nenni_core.attacks.pgd import pgd
+from nenni_core.defenses import Defense, StepContext
+from nenni_core.defenses.adversarial_training import AdversarialTraining
+from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.randomness import make_generator
-from nenni_core.training import OBJECTIVES, Objective, StepContext, TrainingResult, train
+from nenni_core.training import TrainingResult, train
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.loop import batch_bounds, training_step
 from nenni_core.training.validation import validate
 
+CLEAN = CleanTraining()
+
 
 def fit(
-    model: nn.Module, seed: int = 0, checkpoint_dir: Path | None = None, **changes: object
+    model: nn.Module,
+    seed: int = 0,
+    checkpoint_dir: Path | None = None,
+    defense: Defense = AdversarialTraining(),  # noqa: B008
+    **changes: object,
 ) -> TrainingResult:
-    return train(model, *problem(), recipe(**changes), seed=seed, checkpoint_dir=checkpoint_dir)
+    given = recipe(**changes)
+    return train(model, *problem(), given, seed=seed, checkpoint_dir=checkpoint_dir, defense=defense)
 
 
 def linear() -> nn.Sequential:
@@ -54,7 +64,7 @@ def test_two_steps_are_sgd_with_momentum_and_weight_decay() -> None:
         for i, (value, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
             velocity[i] = 0.9 * velocity[i] + gradient + 0.01 * value
             value -= 0.05 * velocity[i]
-    result = fit(model, epochs=2, batch_size=96, objective="clean", crop_padding=0, weight_decay=0.01)
+    result = fit(model, epochs=2, batch_size=96, defense=CLEAN, crop_padding=0, weight_decay=0.01)
     torch.testing.assert_close(result.last["1.weight"], weight, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(result.last["1.bias"], bias, atol=1e-6, rtol=1e-5)
 
@@ -147,8 +157,8 @@ def test_best_is_the_first_epoch_with_the_highest_accuracy() -> None:
     assert clean == result.history[result.best_epoch - 1].validation_clean_accuracy
 
 
-def test_the_clean_objective_selects_by_clean_accuracy() -> None:
-    history = (result := fit(net(), epochs=5, objective="clean", eps=0.3, step_size=0.1)).history
+def test_clean_training_selects_by_clean_accuracy() -> None:
+    history = (result := fit(net(), epochs=5, defense=CLEAN, eps=0.3, step_size=0.1)).history
     accuracies = [record.validation_clean_accuracy for record in history]
     assert result.best_epoch == accuracies.index(max(accuracies)) + 1
     assert max(r.validation_robust_accuracy for r in history) < max(accuracies)
@@ -225,27 +235,25 @@ def test_a_lone_last_image_joins_the_batch_before(count: int, size: int, expecte
     assert batch_bounds(count, size) == expected
 
 
-def nan_in(target_epoch: int, target_batch: int) -> Objective:
-    calls: dict[int, int] = {}
+class NanIn(CleanTraining):
+    """Clean training whose loss is NaN in one batch."""
 
-    def step(model: nn.Module, x: Tensor, y: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
-        loss, logits = OBJECTIVES["clean"].step(model, x, y, context)
-        calls[context.epoch] = calls.get(context.epoch, 0) + 1
-        bad = (context.epoch, calls[context.epoch]) == (target_epoch, target_batch)
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.target, self.calls = (epoch, batch), {}
+
+    def step(self, model: nn.Module, x: Tensor, y: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+        loss, logits = super().step(model, x, y, context)
+        self.calls[context.epoch] = self.calls.get(context.epoch, 0) + 1
+        bad = (context.epoch, self.calls[context.epoch]) == self.target
         # The weights stay finite: it is the loss that tells.
         return (loss + float("nan") if bad else loss) * (0 if bad else 1), logits
 
-    return Objective(step, select_by="clean")
-
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_a_nan_is_named_and_never_becomes_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
-    monkeypatch.setitem(OBJECTIVES, "clean_until", nan_in(2, batch))
+def test_a_nan_is_named_and_never_becomes_a_checkpoint(tmp_path: Path, batch: int) -> None:
     expected = f"epoch 2 of 3, batch {batch} of 3, at learning rate 0.05; .* lower learning rate"
     with pytest.raises(TrainingDiverged, match=expected):
-        fit(net(), objective="clean_until", checkpoint_dir=tmp_path)
+        fit(net(), defense=NanIn(2, batch), checkpoint_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
 
 
@@ -259,56 +267,56 @@ def test_weights_that_overflow_in_the_very_last_step_are_noticed(tmp_path: Path)
 
 def test_divergence_is_noticed_before_the_epoch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nenni_core.training.loop.DIVERGENCE_CHECK_INTERVAL", 2)
-    monkeypatch.setitem(OBJECTIVES, "clean_until", nan_in(1, 2))
     done: list[int] = []
     with pytest.raises(TrainingDiverged, match="batch 2 of 12"):
         train(
-            net(), *problem(), recipe(objective="clean_until", batch_size=8), seed=0, checkpoint_dir=None,
+            net(), *problem(), recipe(batch_size=8), seed=0, checkpoint_dir=None, defense=NanIn(1, 2),
             on_progress=lambda text, completed, total: done.append(completed),
         )  # fmt: skip
     assert max(done) < 4
 
 
-def perturbing(log: list[str], fail: bool = False) -> Objective:
+class Perturbing(CleanTraining):
     """The shape of adversarial weight perturbation: weights moved around the step, put back after."""
 
-    def step(model: nn.Module, x: Tensor, y: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+    def __init__(self, log: list[str], fail: bool = False) -> None:
+        self.log, self.fail = log, fail
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, context: StepContext
+    ) -> tuple[Tensor, Tensor]:
         weight = model[1].weight
 
         def put_back() -> None:
             with torch.no_grad():
                 weight.sub_(0.25)
-            log.append("put back")
+            self.log.append("put back")
 
         with torch.no_grad():
             weight.add_(0.25)
         context.after_step.callback(put_back)
         F.cross_entropy(model(x), y).backward()  # an inner gradient that must not leak into the step
-        if fail:
+        if self.fail:
             raise KeyboardInterrupt
-        return OBJECTIVES["clean"].step(model, x, y, context)
-
-    return Objective(step, select_by="clean")
+        return super().loss(model, x, x_adv, y, context)
 
 
-def test_an_objective_may_move_the_weights_around_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defence_may_move_the_weights_around_the_step() -> None:
     log: list[str] = []
-    monkeypatch.setitem(OBJECTIVES, "perturbing", perturbing(log))
     model = linear()
     weight, bias = (parameter.detach().clone() for parameter in model.parameters())
     images, labels, *_ = problem()
     gradient, _ = softmax_gradient(weight + 0.25, bias, images.flatten(1) / 255, labels)
-    fit(model, epochs=1, batch_size=96, objective="perturbing", crop_padding=0, weight_decay=0.0)
+    fit(model, epochs=1, batch_size=96, defense=Perturbing(log), crop_padding=0, weight_decay=0.0)
     torch.testing.assert_close(model[1].weight, weight - 0.05 * gradient, atol=1e-6, rtol=1e-5)
     assert log == ["put back"]
 
 
-def test_moved_weights_are_put_back_when_the_step_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBJECTIVES, "perturbing", perturbing([], fail=True))
+def test_moved_weights_are_put_back_when_the_step_is_interrupted() -> None:
     model = linear()
     before = model[1].weight.detach().clone()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, objective="perturbing")
+        fit(model, defense=Perturbing([], fail=True))
     torch.testing.assert_close(model[1].weight, before)
 
 
@@ -350,8 +358,6 @@ def test_unusable_data_are_refused(change: Callable[[list[Tensor]], None], messa
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(InputError, match=r"unknown objective 'adversaril'; did you mean 'adversarial'"):
-        fit(net(), objective="adversaril")
     with pytest.raises(InputError, match=r"crop_padding is 10; expected below the image size, 10"):
         fit(net(), crop_padding=10)
 

@@ -29,18 +29,14 @@ class Jitter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noise_stream = NoiseStream(0, "inference")
-        self.kept: tuple[NoiseStream, int, Tensor] | None = None
         self.draws = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        stream = self.noise_stream
-        if stream.held and self.kept is not None and self.kept[:2] == (stream, stream.epoch):
-            return x * self.kept[2]
+        return x * self.noise_stream.draw(self, lambda stream: self.fresh(stream, x))
+
+    def fresh(self, stream: NoiseStream, x: Tensor) -> Tensor:
         self.draws += 1
-        factor = 1 + 0.2 * (torch.rand(x.shape[1:], generator=stream.generator) - 0.5)
-        if stream.held:
-            self.kept = (stream, stream.epoch, factor)
-        return x * factor
+        return 1 + 0.2 * (torch.rand(x.shape[1:], generator=stream.generator) - 0.5)
 
 
 def net(*, noisy: bool = False, seed: int = 0) -> nn.Sequential:

@@ -7,9 +7,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from nenni_core.attacks import AttackSpec
+from nenni_core.defenses.adversarial_training import OBJECTIVES
 from nenni_core.distill import SOLVERS
 from nenni_core.injection import Injection
-from nenni_core.training import OBJECTIVES, Recipe
+from nenni_core.training import Recipe
 from nenni_core.training.recipe import PRECISIONS, SCHEDULES
 from pipeline.config import AttackConfig, Distill, FineTune, Pretrain, Training
 from pipeline.experiment import ExperimentSet, load_parameters

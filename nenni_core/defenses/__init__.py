@@ -9,13 +9,23 @@ from typing import Any
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.defenses.ensemble import Ensemble
+from nenni_core.defenses.friendly import FriendlyTraining
+from nenni_core.defenses.robust_wrn import RobustWideResNet
+from nenni_core.defenses.trades import Trades
+from nenni_core.defenses.weight_perturbation import AdversarialWeightPerturbation, TradesWeightPerturbation
 from nenni_core.errors import unknown_choice
 
-__all__ = ["DEFENSES", "Defense", "StepContext", "make_defense"]
+__all__ = ["DEFENSES", "Defense", "Ensemble", "StepContext", "make_defense"]
 
 DEFENSES: dict[str, type[Defense]] = {
     "clean": CleanTraining,
     "adversarial": AdversarialTraining,
+    "trades": Trades,
+    "fat": FriendlyTraining,
+    "awp": AdversarialWeightPerturbation,
+    "trades_awp": TradesWeightPerturbation,
+    "robust_wrn": RobustWideResNet,
 }
 """The classes by the names that configurations use."""
 

@@ -11,7 +11,7 @@ from torch import nn
 from nenni_core.errors import InputError, unknown_choice
 from nenni_core.injection import GradientMode, Injection
 from nenni_core.layers import NoisyConv2d, NoisyLayer, NoisyLinear
-from nenni_core.randomness import set_noise
+from nenni_core.randomness import noise_streams, set_noise
 
 _CHANGEABLE = ("ratio", "pattern", "selection", "score", "target", "gradient")
 _NOT_SUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -115,6 +115,8 @@ def set_injection(model: nn.Module, **changes: Any) -> nn.Module:
         changes["ratio"] = None
     for layer in layers.values():
         layer.change_injection(**changes)
+    if len(noise_streams(model)) > 1:  # layers that have just become random
+        set_noise(model, "inference", next(iter(layers.values())).injection.seed)
     return model
 
 

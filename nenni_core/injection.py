@@ -13,7 +13,7 @@ GradientMode = Literal["blocked", "straight_through"]
 _CHOICES = {
     "selection": ["top_k", "threshold"],
     "score": ["magnitude", "signed"],
-    "target": ["non_essential", "essential"],
+    "target": ["non_essential", "essential", "random"],
     "scale": ["per_layer", "per_channel"],
     "randomize": ["fixed", "bank", "stochastic_rounding"],
     "gradient": ["blocked", "straight_through"],
@@ -60,8 +60,9 @@ class Injection:
     """Exact count per sample, or one threshold per layer that `calibrate` fixes on data."""
     score: Literal["magnitude", "signed"] = "magnitude"
     """Essential means largest |z_approx|, or largest z_approx."""
-    target: Literal["non_essential", "essential"] = "non_essential"
-    """Which neurons get the noise; "essential" is the ablation of paper section 4.5."""
+    target: Literal["non_essential", "essential", "random"] = "non_essential"
+    """Which neurons get the noise; "essential" is the ablation of paper section 4.5, "random" the control:
+    as many, drawn uniformly at each forward pass whatever their size (which makes the network random)."""
     projection_ratio: float = 0.25
     """Rank of the approximation over the layer's input dimension, k = ceil(projection_ratio * d)."""
     bits: int = 4
@@ -97,6 +98,8 @@ class Injection:
             raise InputError(
                 f"ratio {self.ratio!r} is outside [0, 1]; it is the share of neurons that get noise"
             )
+        if self.target == "random" and self.selection == "threshold":
+            raise InputError("target 'random' has no scores to put a threshold on; use selection 'top_k'")
         if self.pattern is not None:
             Pattern.parse(self.pattern)
             if self.selection == "threshold":
@@ -118,7 +121,7 @@ class Injection:
     @property
     def is_random(self) -> bool:
         """Whether two forward passes of the same input differ."""
-        return self.randomize != "fixed"
+        return self.randomize != "fixed" or self.target == "random"
 
     @property
     def projections(self) -> int:

@@ -66,8 +66,7 @@ class NoisyLayer(nn.Module):
         self.is_dense = False
         self.mask_observer: MaskObserver | None = None
         self._kernels: dict[int, tuple[Any, list[bytes], tuple[Tensor, Tensor]]] = {}
-        if injection.is_random:
-            self.noise_stream = NoiseStream(injection.seed, "inference")
+        self._give_or_take_stream()
         outputs, device = self.weight.shape[0], self.weight.device
         dimension = self.weight[0].numel()
         rank = projection_rank(dimension, injection.projection_ratio)
@@ -88,6 +87,13 @@ class NoisyLayer(nn.Module):
         self.register_buffer("projected_exponent", torch.full((), float("nan"), device=device))
         self.register_buffer("threshold", torch.full((), float("nan"), device=device))
         self.refit_exponents()
+
+    def _give_or_take_stream(self) -> None:
+        """Random layers, and only they, have a noise stream."""
+        if not self.injection.is_random:
+            self.__dict__.pop("noise_stream", None)
+        elif not hasattr(self, "noise_stream"):
+            self.noise_stream = NoiseStream(self.injection.seed, "inference")
 
     def _grouped_weight(self) -> Float[Tensor, "groups outputs dimension"]:
         return self.weight.detach().float().reshape(self.groups, self.weight.shape[0] // self.groups, -1)
@@ -177,6 +183,11 @@ class NoisyLayer(nn.Module):
                 f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
             )
         scores = z_approx.movedim(self.channel_axis, -1)
+        if self.injection.target == "random":
+            mask = self._drawn_mask(scores).movedim(-1, self.channel_axis)
+            if observer is not None:
+                observer(mask)
+            return mix(mask, self.precise(x), z_approx)
         if _has_fast_integers(z_approx):
             chosen = select_essential_integers(scores, self.injection, self.threshold)
             chosen = chosen.movedim(-1, self.channel_axis)
@@ -187,6 +198,20 @@ class NoisyLayer(nn.Module):
         if observer is not None:
             observer(mask)
         return mix(mask, self.precise(x), z_approx)
+
+    def _drawn_mask(self, like: Tensor) -> Bool[Tensor, "..."]:
+        """A mask in the shape of `like` that keeps as many neurons as configured, whatever their size.
+
+        Each image draws its own; while the noise is held, all see the same.
+        """
+
+        def make(stream: NoiseStream) -> Tensor:
+            shape = (1, *like.shape[1:]) if stream.held else like.shape
+            generator = stream.generator_on(like.device)
+            return torch.rand(shape, generator=generator, device=like.device)
+
+        scores = self.noise_stream.draw(self, make, "neurons")
+        return select_essential(scores, self.injection).expand(like.shape)
 
     @contextmanager
     def as_dense(self) -> Iterator[None]:
@@ -200,6 +225,7 @@ class NoisyLayer(nn.Module):
     def change_injection(self, **changes: Any) -> None:
         """Replace fields of the configuration; a calibrated threshold does not outlive its ratio."""
         self.injection = dataclasses.replace(self.injection, **changes)
+        self._give_or_take_stream()
         if {"ratio", "pattern", "score", "target"} & changes.keys():
             self.threshold.fill_(float("nan"))
 
@@ -214,7 +240,7 @@ class NoisyLayer(nn.Module):
 
     def _draw(self) -> tuple[int, tuple[Tensor, Tensor] | None]:
         """Which projection to use and how to dither its rounding; from the noise stream if random."""
-        if not self.injection.is_random:
+        if self.injection.randomize == "fixed":
             return 0, None
         return self.noise_stream.draw(self, self._make_draw)
 

@@ -52,7 +52,7 @@ class NoiseStream:
         self.epoch = 0  # a draw made in an earlier epoch is out of date
         self.member = 0
         """Which pass of an ensemble this is: held draws are kept for each."""
-        self._kept: WeakKeyDictionary[nn.Module, dict[int, Any]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[nn.Module, dict[tuple[str, int], Any]] = WeakKeyDictionary()
 
     def generator_on(self, device: torch.device) -> torch.Generator:
         """The stream's generator for noise that is drawn on `device`."""
@@ -63,14 +63,17 @@ class NoiseStream:
             self.elsewhere[name] = make_generator(self.seed, "noise", self.name, name, device=device)
         return self.elsewhere[name]
 
-    def draw(self, layer: nn.Module, make: Callable[["NoiseStream"], T]) -> T:
-        """What `make` draws for `layer`: a fresh draw, or the one kept since the stream is held."""
+    def draw(self, layer: nn.Module, make: Callable[["NoiseStream"], T], what: str = "noise") -> T:
+        """What `make` draws for `layer`: a fresh draw, or the one kept since the stream is held.
+
+        A layer that draws several things names each by `what`.
+        """
         if not self.held:
             return make(self)
         kept = self._kept.setdefault(layer, {})
-        if self.member not in kept:
-            kept[self.member] = make(self)
-        return kept[self.member]
+        if (what, self.member) not in kept:
+            kept[what, self.member] = make(self)
+        return kept[what, self.member]
 
     def normal(self, layer: nn.Module, like: Tensor, shape: Sequence[int]) -> Tensor:
         """Standard normal noise of `shape` for `layer`, of the type and on the device of `like`."""

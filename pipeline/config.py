@@ -187,8 +187,9 @@ class FineTuning(Training):
     score: Literal["magnitude", "signed"] = Field(
         default="magnitude", description="what makes a neuron essential"
     )
-    target: Literal["non_essential", "essential"] = Field(
-        default="non_essential", description="which neurons get the noise (essential: ablation)"
+    target: Literal["non_essential", "essential", "random"] = Field(
+        default="non_essential",
+        description="which neurons get the noise (essential: ablation; random: control, drawn at each pass)",
     )
     checkpoint: Checkpoint = Field(default="last", description="which epoch's weights are kept")
     calibration_images: Whole | None = Field(

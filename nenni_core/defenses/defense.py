@@ -63,11 +63,12 @@ class Defense:
         """Which validation accuracy chooses the best epoch."""
         return "robust"
 
-    def wrap(self, model: nn.Module, seed: int) -> nn.Module:
+    def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """The network of this defence, made of `model`, whose modules it may take over.
 
         Its state dict holds all that `wrap` and training add. What is drawn here (not the noise of forward
-        passes) comes from `seed`. Raises `InputError` for a network that cannot be built so.
+        passes) comes from `seed`. `image_shape` is that of one image, (channels, height, width). Raises
+        `InputError` for a network that cannot be built so.
         """
         return model
 

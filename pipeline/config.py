@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nenni_core.errors import InputError, unknown_choice
+from pipeline.defense_choice import DefenseChoice
 from pipeline.values import Number, Pixels, Whole
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Checkpoint = Literal["best", "last"]
 Objective = Literal["clean", "adversarial"]
+Target = Literal["non_essential", "essential", "random"]
+Randomize = Literal["fixed", "bank", "stochastic_rounding"]
+StageName = Literal["prepare", "pretrain", "defend", "distill", "finetune", "attack"]
 
 
 class Section(BaseModel):
@@ -133,10 +137,28 @@ class Training(Section):
 
 
 class Pretrain(Training):
-    """Stage `pretrain`: the dense teacher."""
+    """Stage `pretrain`: the dense teacher, and stage `defend` where its defence starts from a trained one."""
 
     model: ModelName = Field(default="small_resnet", description="name of the architecture")
-    objective: Objective = Field(default="adversarial", description="loss on clean or on PGD images")
+    defense: DefenseChoice = Field(
+        default_factory=lambda: DefenseChoice(),
+        description="what makes it robust: a name, or {kind: name, and its hyperparameters}",
+    )
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        self.architecture  # noqa: B018 (names what does not go together)
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The network that is built: `model`, or what the defence makes of it."""
+        return self.defense.defense().architecture(self.model)
+
+    def base(self) -> "Pretrain":
+        """The training before the stage `defend`: by the defence's base; itself where there is none."""
+        before = self.defense.base
+        return self if before is None else self.model_copy(update={"defense": before})
 
 
 class Distill(Section):
@@ -153,9 +175,7 @@ class Distill(Section):
         default="per_layer", description="of the fixed-point scale"
     )
     quantize_projected: bool = Field(default=False, description="also quantise the projected inputs")
-    randomize: Literal["fixed", "bank", "stochastic_rounding"] = Field(
-        default="fixed", description="how the noise varies between forward passes"
-    )
+    randomize: Randomize = Field(default="fixed", description="how the noise varies between forward passes")
     bank_size: Whole = Field(default=4, ge=1, description="randomize bank: projections to draw from")
     recall_ratio: Ratio = Field(default=0.9, description="injection ratio at which top-K recall is reported")
     solver: Literal["least_squares", "sgd"] = Field(
@@ -187,7 +207,7 @@ class FineTuning(Training):
     score: Literal["magnitude", "signed"] = Field(
         default="magnitude", description="what makes a neuron essential"
     )
-    target: Literal["non_essential", "essential", "random"] = Field(
+    target: Target = Field(
         default="non_essential",
         description="which neurons get the noise (essential: ablation; random: control, drawn at each pass)",
     )
@@ -253,6 +273,9 @@ class Attack(Section):
         default=None, gt=0, description="class-balanced limit on the test images; null: all"
     )
     batch_size: Whole = Field(default=256, gt=0, description="images per attack batch")
+    ensemble: Whole = Field(
+        default=1, ge=1, description="random networks: passes whose mean probability is the prediction"
+    )
     examples: Whole = Field(default=8, ge=0, description="adversarial images kept for the picture")
     attacks: dict[AttackName, AttackConfig] = Field(min_length=1, description="attacks by column name")
 
@@ -306,6 +329,6 @@ class Tracking(Section):
     """How the runs are recorded; changes no result and no key."""
 
     experiment: str = Field(default="demo", min_length=1, description="name of the MLflow experiment")
-    system_metrics: tuple[Literal["prepare", "pretrain", "distill", "finetune", "attack"], ...] = Field(
+    system_metrics: tuple[StageName, ...] = Field(
         default=(), description="stages during which CPU, memory and GPU use are sampled"
     )

@@ -1,17 +1,17 @@
 """From a parameter file to its experiments.
 
-The file describes a small set: one data set, one teacher, one distillation, and as many variants as
-`finetune.ratio`, `finetune.pattern` and `finetune.objective` list. Every experiment that comes out is
-complete, frozen and free of lists.
+The file describes a small set: one data set, and every combination of the values that are lists in it:
+`pretrain.defense`, `distill.randomize`, `finetune.ratio`, `.pattern`, `.target` and `.objective`, and
+`attack.ensemble`. Every experiment that comes out is complete, frozen and free of lists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nenni_core.errors import InputError
+from nenni_core.errors import InputError, unknown_choice
 from pipeline.config import (
     Attack,
     Distill,
@@ -21,25 +21,71 @@ from pipeline.config import (
     Pattern,
     Prepare,
     Pretrain,
+    Randomize,
     Ratio,
     Section,
+    Target,
     Tracking,
 )
+from pipeline.defense_choice import DefenseChoice
 from pipeline.values import Whole, as_list, read_yaml
 
-STAGES = ("prepare", "pretrain", "distill", "finetune", "attack")
+Choice = TypeVar("Choice")
+
+STAGES = ("prepare", "pretrain", "defend", "distill", "finetune", "attack")
 """The stages in the order in which data flows through them."""
+
+
+class PretrainSet(Pretrain):
+    """The section `pretrain` of a parameter file: one or several defences."""
+
+    defense: Annotated[tuple[DefenseChoice, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
+        default_factory=lambda: (DefenseChoice(),),
+        min_length=1,
+        description="what makes the networks robust, one or several: a name, or {kind: name, ...}",
+    )
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        self.variants()
+        return self
+
+    def variants(self) -> list[Pretrain]:
+        """One `Pretrain` per defence, in the order written, duplicates dropped."""
+        shared = {name: getattr(self, name) for name in Pretrain.model_fields}
+        return _distinct(Pretrain(**(shared | {"defense": defense})) for defense in self.defense)
+
+
+class DistillSet(Distill):
+    """The section `distill` of a parameter file."""
+
+    randomize: Annotated[tuple[Randomize, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
+        default=("fixed",), min_length=1, description="how the noise varies between forward passes"
+    )
+
+    def variants(self) -> list[Distill]:
+        """One `Distill` per way of drawing the noise, in the order written, duplicates dropped."""
+        shared = {name: getattr(self, name) for name in Distill.model_fields}
+        return _distinct(Distill(**(shared | {"randomize": value})) for value in self.randomize)
 
 
 class FineTuneSet(FineTuning):
     """The section `finetune` of a parameter file: what varies is a list, or one value."""
 
     dense: bool = Field(default=True, description="also attack the teacher as it is, without noise")
+    defenses: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))] = (
+        Field(default=None, description="kinds of the defences whose networks get the noise; null: all")
+    )
     ratio: Annotated[tuple[Ratio, ...], BeforeValidator(as_list)] = Field(
         default=(), description="shares of the neurons that get noise, one variant each"
     )
     pattern: Annotated[tuple[Pattern, ...], BeforeValidator(as_list)] = Field(
         default=(), description='"N:M" patterns, one variant each'
+    )
+    target: Annotated[tuple[Target, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
+        default=("non_essential",),
+        min_length=1,
+        description="which neurons get the noise (essential: ablation; random: control)",
     )
     objective: Annotated[tuple[Objective, ...], BeforeValidator(as_list)] = Field(
         default=("adversarial",),
@@ -54,20 +100,46 @@ class FineTuneSet(FineTuning):
             raise InputError("objective: expected at least one of clean, adversarial")
         if not (self.dense or self.ratio or self.pattern):
             raise InputError("nothing to do: `dense` is false and neither `ratio` nor `pattern` has a value")
+        self.variants()
         return self
 
-    def variants(self) -> Iterator[FineTune]:
-        """One `FineTune` per ratio or pattern and objective, in the order written, duplicates dropped."""
+    def variants(self) -> list[FineTune]:
+        """One `FineTune` per ratio or pattern, target and objective, as written, duplicates dropped."""
         shared = {name: getattr(self, name) for name in FineTuning.model_fields}
         rules: list[dict[str, Any]] = [{"ratio": ratio} for ratio in self.ratio]
         rules += [{"pattern": pattern} for pattern in self.pattern]
-        seen = set()
-        for rule in rules:
-            for objective in self.objective:
-                variant = FineTune(**shared, **rule, objective=objective)
-                if variant not in seen:
-                    seen.add(variant)
-                    yield variant
+        return _distinct(
+            FineTune(**(shared | rule | {"target": target, "objective": objective}))
+            for rule in rules
+            for target in self.target
+            for objective in self.objective
+        )
+
+
+class AttackSet(Attack):
+    """The section `attack` of a parameter file."""
+
+    ensemble: Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
+        default=(1,),
+        min_length=1,
+        description="random networks: passes whose mean probability is the prediction",
+    )
+
+    def variants(self, *, random: bool) -> list[Attack]:
+        """One `Attack` per number of passes; a deterministic network has one pass only."""
+        shared = {name: getattr(self, name) for name in Attack.model_fields}
+        return _distinct(
+            Attack(**(shared | {"ensemble": passes})) for passes in (self.ensemble if random else (1,))
+        )
+
+
+def _distinct(choices: Iterable[Choice]) -> list[Choice]:
+    """The choices in their order, each once."""
+    found: list[Choice] = []
+    for choice in choices:
+        if choice not in found:
+            found.append(choice)
+    return found
 
 
 class Experiment(Section):
@@ -81,18 +153,43 @@ class Experiment(Section):
     attack: Attack
 
     @property
+    def teacher(self) -> str:
+        """The stage whose output is the dense network."""
+        return "pretrain" if self.pretrain.defense.base is None else "defend"
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages that this experiment passes through."""
-        return STAGES if self.finetune else ("prepare", "pretrain", "attack")
+        unused = {"pretrain": {"defend"}, "defend": set[str]()}[self.teacher]
+        if self.finetune is None:
+            unused |= {"distill", "finetune"}
+        return tuple(stage for stage in STAGES if stage not in unused)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two forward passes of the network under attack differ."""
+        noise = self.finetune is not None and (
+            self.distill.randomize != "fixed" or self.finetune.target == "random"
+        )
+        return noise or self.pretrain.defense.is_random
 
     @property
     def label(self) -> str:
-        """A short name that is unique within a set: `dense`, `ratio-0.9-adversarial`, `pattern-4:8-clean`."""
-        if self.finetune is None:
-            return "dense"
-        rule = self.finetune
-        where = f"pattern-{rule.pattern}" if rule.ratio is None else f"ratio-{rule.ratio:g}"
-        return f"{where}-{rule.objective}"
+        """A short name that is unique within a set: `dense`, `ratio-0.9-adversarial`, `trades`.
+
+        It names the defence that the network was trained by unless that is plain adversarial training, and
+        where the noise goes and how it is drawn unless that is the usual.
+        """
+        defense = self.pretrain.defense.label
+        parts = [] if defense == "adversarial" else [defense]
+        if (rule := self.finetune) is not None:
+            parts.append(f"pattern-{rule.pattern}" if rule.ratio is None else f"ratio-{rule.ratio:g}")
+            parts += [rule.target.replace("_", "-")] if rule.target != "non_essential" else []
+            parts += [self.distill.randomize.replace("_", "-")] if self.distill.randomize != "fixed" else []
+            parts.append(rule.objective)
+        if self.attack.ensemble > 1:
+            parts.append(f"ensemble-{self.attack.ensemble}")
+        return "-".join(parts) or "dense"
 
 
 class ExperimentSet(Section):
@@ -101,13 +198,17 @@ class ExperimentSet(Section):
     seed: Whole = Field(default=0, ge=0, description="of everything random but the data split")
     tracking: Tracking = Field(default_factory=lambda: Tracking(), description="how runs are recorded")
     prepare: Prepare
-    pretrain: Pretrain
-    distill: Distill
+    pretrain: PretrainSet
+    distill: DistillSet
     finetune: FineTuneSet
-    attack: Attack
+    attack: AttackSet
 
     @model_validator(mode="after")
     def _distinct_labels(self) -> Self:
+        for kind in self.finetune.defenses or ():
+            known = [defense.kind for defense in self.pretrain.defense]
+            if kind not in known:
+                raise unknown_choice("defence in finetune.defenses", kind, known)
         labels = [experiment.label for experiment in self.experiments()]
         for label in labels:
             if labels.count(label) > 1:
@@ -115,20 +216,26 @@ class ExperimentSet(Section):
         return self
 
     def experiments(self) -> list[Experiment]:
-        """The experiments of the set, the dense teacher first."""
-        variants: list[FineTune | None] = [None] if self.finetune.dense else []
-        variants += list(self.finetune.variants())
-        return [
-            Experiment(
-                seed=self.seed,
-                prepare=self.prepare,
-                pretrain=self.pretrain,
-                distill=self.distill,
-                finetune=variant,
-                attack=self.attack,
-            )
-            for variant in variants
-        ]
+        """The experiments of the set, the dense network of each defence before those with noise."""
+        return [experiment for pretrain in self.pretrain.variants() for experiment in self._of(pretrain)]
+
+    def _of(self, pretrain: Pretrain) -> Iterator[Experiment]:
+        """The experiments with one defence."""
+        distill, wanted = self.distill.variants(), self.finetune.defenses
+        networks: list[tuple[Distill, FineTune | None]] = [(distill[0], None)] if self.finetune.dense else []
+        if wanted is None or pretrain.defense.kind in wanted:
+            networks += [(noise, rule) for noise in distill for rule in self.finetune.variants()]
+        for noise, rule in networks:
+            shared: dict[str, Any] = {
+                "seed": self.seed,
+                "prepare": self.prepare,
+                "pretrain": pretrain,
+                "distill": noise,
+                "finetune": rule,
+            }
+            single = Experiment(**shared, attack=self.attack.variants(random=False)[0])
+            for attack in self.attack.variants(random=single.is_random):
+                yield single.model_copy(update={"attack": attack})
 
 
 def load_parameters(path: Path) -> ExperimentSet:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 2, "distill": 4, "finetune": 4, "attack": 4}
+VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 4}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 
@@ -23,14 +23,16 @@ def canonical_json(value: Any) -> str:
 
 def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:
     """The stages whose outputs `stage` reads in this experiment."""
-    model_from = "pretrain" if experiment.finetune is None else "finetune"
-    teacher = ("pretrain",) if experiment.finetune is not None and experiment.attack.needs_surrogate else ()
+    teacher = experiment.teacher
+    model_from = teacher if experiment.finetune is None else "finetune"
+    surrogate = (teacher,) if experiment.finetune is not None and experiment.attack.needs_surrogate else ()
     return {
         "prepare": (),
         "pretrain": ("prepare",),
-        "distill": ("prepare", "pretrain"),
+        "defend": ("prepare", "pretrain"),
+        "distill": ("prepare", teacher),
         "finetune": ("prepare", "distill"),
-        "attack": ("prepare", *teacher, model_from),
+        "attack": ("prepare", *surrogate, model_from),
     }[stage]
 
 
@@ -39,7 +41,9 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
 
     An attack on the dense teacher, or one that transfers from it, is also told which checkpoint that is.
     """
-    section = getattr(experiment, stage)
+    if stage == "pretrain":
+        return experiment.pretrain.base()
+    section = experiment.pretrain if stage == "defend" else getattr(experiment, stage)
     assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
@@ -75,11 +79,18 @@ def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
         unread |= {"epochs", "learning_rate", "momentum"} if closed_form else {"ridge"}
         if config["randomize"] != "bank":
             unread |= {"bank_size"}
-    if stage in ("pretrain", "finetune"):
+    if stage in ("pretrain", "defend", "finetune"):
         if config["schedule"] != "step":
             unread |= {"milestones", "decay"}
-        if config["objective"] == "clean":
+        objective = config["objective"] if stage == "finetune" else config["defense"]["kind"]
+        if objective == "clean":
             unread |= {"steps"}  # eps and step_size are those of the validation too
+    if stage == "defend":
+        unread |= {"model", "epochs", "learning_rate"}  # the trained network's, and the defence's own
+        if config["defense"]["epochs"] == 0:  # nothing is trained
+            unread |= config.keys() - {"defense"}
+    if stage == "attack" and config["ensemble"] == 1:
+        unread |= {"ensemble"}
     return unread
 
 

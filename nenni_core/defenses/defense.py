@@ -51,8 +51,12 @@ class Defense:
 
     title: ClassVar[str]
     """What a table calls it, with its source."""
+    is_random: ClassVar[bool] = False
+    """Whether two forward passes of the network differ: its layers draw from their `noise_stream`."""
     starts_trained: ClassVar[bool] = False
-    """Whether `wrap` wants a network that is trained already, by the defence that the field `base` names."""
+    """Whether `wrap` wants a network that is trained already, by the defence that the field `base` names.
+
+    The fields `epochs` and `learning_rate` then say how it is trained on."""
 
     def architecture(self, name: str) -> str:
         """Which network of `nenni_core.models.MODELS` is built when `name` is asked for."""

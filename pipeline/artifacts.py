@@ -1,7 +1,7 @@
 """What the stages hand to each other: prepared arrays and models, as safetensors and JSON. No pickles."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nenni_core.data import RawDataset, channel_statistics, subset, to_float
 from nenni_core.inject import inject
 from nenni_core.injection import Injection
 from nenni_core.models import build_model
+from pipeline.defense_choice import DefenseChoice
 from pipeline.files import read_json, write_json
 
 ARRAYS, DATASET, MODEL, ARCHITECTURE = "arrays.safetensors", "dataset.json", "model.safetensors", "model.json"
@@ -155,6 +156,8 @@ class ModelSpec:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    defense: dict[str, Any] = field(default_factory=lambda: {"kind": "adversarial"})
+    """`kind` and hyperparameters of what the network was built and trained by."""
     injection: Injection | None = None
     """None for a dense network."""
 
@@ -169,7 +172,13 @@ class ModelSpec:
             std=self.std,
             seed=seed,
         )
+        model = DefenseChoice(**self.defense).defense().wrap(model, seed, self.image_shape)
         return model if self.injection is None else inject(model, self.injection)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.in_channels, self.image_size, self.image_size
 
     def with_injection(self, injection: Injection) -> "ModelSpec":
         """The same network with noise."""
@@ -206,3 +215,8 @@ def load_model(folder: Path, weights: str = MODEL, *, device: str = "cpu") -> nn
     model = load_spec(folder).build()
     model.load_state_dict(load_file(folder / weights))
     return model.to(device).eval()
+
+
+def teacher_folder(inputs: Mapping[str, Path]) -> Path:
+    """Where the dense network is among a stage's inputs: the output of `defend`, or else of `pretrain`."""
+    return inputs["defend"] if "defend" in inputs else inputs["pretrain"]

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from torch import nn
 
-from nenni_core.defenses import make_defense
-from nenni_core.training import EpochRecord, TrainingResult, train
+from nenni_core.defenses import Defense
+from nenni_core.training import EpochRecord, Recipe, TrainingResult, train
 from pipeline.artifacts import Prepared
-from pipeline.config import FineTune, Pretrain
 from pipeline.files import write_csv, write_json
 from pipeline.runtime import Runtime
 from pipeline.store import TIMING
@@ -26,7 +25,14 @@ COLUMNS = (
 
 
 def fit(
-    model: nn.Module, data: Prepared, config: Pretrain | FineTune, out: Path, *, seed: int, runtime: Runtime
+    model: nn.Module,
+    data: Prepared,
+    recipe: Recipe,
+    defense: Defense,
+    out: Path,
+    *,
+    seed: int,
+    runtime: Runtime,
 ) -> TrainingResult:
     """Train `model` in place and write `history.json`, `history.csv` and the seconds of each epoch.
 
@@ -43,10 +49,10 @@ def fit(
         data.train.labels,
         data.validation.images,
         data.validation.labels,
-        config.recipe(),
+        recipe,
         seed=seed,
         checkpoint_dir=runtime.scratch(out),
-        defense=make_defense(config.objective),
+        defense=defense,
         on_progress=runtime.progress,
         on_epoch=on_epoch,
     )

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.defense_choice import DefenseChoice
+from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.keys import stage_seed
 from pipeline.provenance import commit
@@ -31,7 +33,8 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
     if stage != "prepare":
         tags |= {
             "model": experiment.pretrain.model,
-            "pretrain_objective": experiment.pretrain.objective,
+            "trained_by": _trained_by(stage, experiment).label,
+            "trained_by_title": _trained_by(stage, experiment).defense().title,
             "pretrain_epochs": str(experiment.pretrain.epochs),
         }
     if stage in ("finetune", "attack"):
@@ -46,10 +49,17 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "selection": "" if rule is None else rule.selection,
             "score": "" if rule is None else rule.score,
             "randomize": "" if rule is None else experiment.distill.randomize,
+            "ensemble": str(experiment.attack.ensemble) if stage == "attack" else "",
             "bits": "" if rule is None else str(experiment.distill.bits),
             "projection_ratio": "" if rule is None else repr(experiment.distill.projection_ratio),
         }
     return tags
+
+
+def _trained_by(stage: str, experiment: Experiment) -> DefenseChoice:
+    """The defence of the network that a stage works on; `pretrain` trains the base of those that have one."""
+    pretrain = experiment.pretrain
+    return (pretrain.base() if stage == "pretrain" else pretrain).defense
 
 
 def result_tags(entry: Entry) -> dict[str, str]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from nenni_core.attacks import defined_for
 from nenni_core.bitops import bitops
+from nenni_core.defenses import Ensemble
 from nenni_core.evaluation import evaluate, verdict_of
 from nenni_core.randomness import derive_seed, noise_streams
 from pipeline import figures
-from pipeline.artifacts import MODEL, load_model, load_prepared
+from pipeline.artifacts import MODEL, load_model, load_prepared, teacher_folder
 from pipeline.config import AttackRun
 from pipeline.files import read_json, write_json
 from pipeline.runtime import Runtime
@@ -40,13 +41,18 @@ def run(
         model = load_model(inputs["finetune"], MODEL, device=runtime.device)
         costs = read_json(inputs["finetune"] / BITOPS)
     else:
-        model = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
-        dense = bitops(model, data.image_shape).dense
-        costs = {"dense": dense, "nominal": dense, "measured": dense}
+        model = load_model(teacher_folder(inputs), f"{config.checkpoint}.safetensors", device=runtime.device)
+        cost = bitops(model, data.image_shape)
+        costs = {"dense": cost.dense, "nominal": cost.total, "measured": cost.total}
     surrogate = None
     if config.needs_surrogate:
         # the dense teacher is its own: a transfer is then an ordinary attack
-        surrogate = load_model(inputs["pretrain"], f"{config.checkpoint}.safetensors", device=runtime.device)
+        surrogate = load_model(
+            teacher_folder(inputs), f"{config.checkpoint}.safetensors", device=runtime.device
+        )
+    if config.ensemble > 1:
+        model = Ensemble(model, config.ensemble)
+        costs = costs | {name: config.ensemble * costs[name] for name in ("nominal", "measured")}
     # the others have no result for this model
     attacks = defined_for(
         config.specifications(), num_classes=data.num_classes, random=bool(noise_streams(model))

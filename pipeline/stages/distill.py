@@ -15,7 +15,7 @@ from nenni_core.inject import inject
 from nenni_core.injection import Injection
 from nenni_core.randomness import derive_seed, set_noise
 from pipeline import figures
-from pipeline.artifacts import MODEL, load_prepared, load_spec, save_model
+from pipeline.artifacts import MODEL, load_prepared, load_spec, save_model, teacher_folder
 from pipeline.config import Distill
 from pipeline.files import write_csv, write_json
 from pipeline.runtime import Runtime
@@ -42,9 +42,10 @@ def run(
 ) -> dict[str, float]:
     """Distil from training images; returns means over the layers."""
     data = load_prepared(inputs["prepare"])
-    spec = load_spec(inputs["pretrain"]).with_injection(injection_of(config, seed))
-    teacher = load_spec(inputs["pretrain"]).build()
-    teacher.load_state_dict(load_file(inputs["pretrain"] / f"{config.checkpoint}.safetensors"))
+    trained = teacher_folder(inputs)
+    spec = load_spec(trained).with_injection(injection_of(config, seed))
+    teacher = load_spec(trained).build()
+    teacher.load_state_dict(load_file(trained / f"{config.checkpoint}.safetensors"))
     assert spec.injection is not None
     model = inject(teacher, spec.injection).to(runtime.device).eval()
     set_noise(model, "training", derive_seed(seed, "distill"))

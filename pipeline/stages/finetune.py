@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from nenni_core.bitops import bitops
+from nenni_core.defenses import make_defense
 from nenni_core.distill import calibrate
 from nenni_core.inject import set_injection
 from nenni_core.masks import mask_densities
@@ -55,7 +56,8 @@ def run(
     batches = images.batches(config.batch_size, runtime.device)
     if config.selection == "threshold":
         calibrate(model, batches)
-    result = fit(model, data, config, out, seed=derive_seed(seed, "finetune"), runtime=runtime)
+    loss = make_defense(config.objective)
+    result = fit(model, data, config.recipe(), loss, out, seed=derive_seed(seed, "finetune"), runtime=runtime)
     model.load_state_dict(result.best if config.checkpoint == "best" else result.last)
     set_noise(model, "training", derive_seed(seed, "finetune", "measure"))
     if config.selection == "threshold":

@@ -1,4 +1,4 @@
-"""Stage `pretrain`: the dense teacher, trained on clean or on adversarial images.
+"""Stage `pretrain`: the dense teacher, trained from fresh weights by the chosen defence.
 
 Writes `best.safetensors` (most robust on the held-out slice), `last.safetensors`, `model.json`,
 `history.json` and `.csv`, and `learning_curve.png`.
@@ -26,7 +26,8 @@ def run(
     channels, height, width = data.image_shape
     assert height == width, "data sets have square images"
     spec = ModelSpec(
-        name=config.model,
+        name=config.architecture,
+        defense=config.defense.model_dump(),
         num_classes=data.num_classes,
         in_channels=channels,
         image_size=height,
@@ -34,7 +35,10 @@ def run(
         std=data.std,
     )
     model = spec.build(derive_seed(seed, "pretrain", "weights")).to(runtime.device)
-    result = fit(model, data, config, out, seed=derive_seed(seed, "pretrain"), runtime=runtime)
+    defense = config.defense.defense()
+    result = fit(
+        model, data, config.recipe(), defense, out, seed=derive_seed(seed, "pretrain"), runtime=runtime
+    )
     save_model(out, spec, {"best.safetensors": result.best, "last.safetensors": result.last})
     figures.learning_curve(history_rows(result), out / "learning_curve.png")
     return summary(result)

@@ -48,7 +48,9 @@ def read_current_set(params: Path) -> CurrentSet:
             "model": experiment.pretrain.model,
             "dataset": experiment.prepare.dataset,
             "seed": experiment.seed,
-            "pretrain_objective": experiment.pretrain.objective,
+            "trained_by": experiment.pretrain.defense.label,
+            "trained_by_title": experiment.pretrain.defense.defense().title,
+            "ensemble": experiment.attack.ensemble,
             "pretrain_epochs": experiment.pretrain.epochs,
             "defence": "dense",
         }

@@ -41,8 +41,10 @@ USUAL: dict[str, Any] = {
     "bits": 4,
     "projection_ratio": 0.25,
 }
+# What the dense teacher is trained by unless a label says otherwise.
+PLAIN = (None, "adversarial")
 # Runs have recorded these only since they are tags; in older ones they are null.
-LATER = ("score", "bits", "projection_ratio", "pretrain_objective", "pretrain_epochs")
+LATER = ("score", "bits", "projection_ratio", "trained_by", "trained_by_title", "ensemble", "pretrain_epochs")
 
 
 def attack_order(names: Iterable[str]) -> list[str]:
@@ -91,12 +93,14 @@ def listed(words: Iterable[str]) -> str:
 
 
 def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The place of a run: per model and data set the dense network, then ratios, then patterns, ascending."""
+    """The place of a run: per model, data set and defence the dense network, then ratios, then patterns."""
     noise_in, of_every = (int(part) for part in row["pattern"].split(":")) if row["pattern"] else (0, 1)
     objective = {"clean": 0, "adversarial": 1}.get(row["objective"] or "clean", 2)
     return (
         row["model"] or "",
         row["dataset"] or "",
+        row["trained_by"] not in PLAIN,
+        row["trained_by"] or "",
         row["defence"] != "dense",
         row["pattern"] is not None,
         row["ratio"] or 0.0,
@@ -104,30 +108,43 @@ def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
         of_every,
         objective,
         *(_departure(row, name) or "" for name in USUAL),
-        row["pretrain_objective"] or "",
+        row["ensemble"] or 1,
         row["pretrain_epochs"] or 0,
         row["seed"] or 0,
     )
 
 
 def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
-    """The label of a run: "Ratio 0.9, adversarial"; columns named in `telling` are written out as well.
+    """The label of a run: "Ratio 0.9, adversarial", "TRADES (Zhang et al., 2019), beta 1".
+
+    It says which defence the dense network was trained by unless that is plain adversarial training, or the
+    only one that there is. Columns named in `telling` are written out as well.
 
     A column that is null is left out, unless it is of the kind that old runs have not recorded.
     """
     if row["defence"] == "dense":
-        parts = ["Dense teacher"]
+        parts = ["Dense teacher"] if row["trained_by"] in PLAIN else _trained_by(row)
     else:
         parts = [f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"]
         if row["objective"]:
             parts.append(row["objective"])
         parts += departures(row)
+        if row["trained_by"] not in PLAIN:
+            parts.append(f"on {', '.join(_trained_by(row))}")
+    if (row["ensemble"] or 1) > 1:
+        parts.append(f"ensemble of {row['ensemble']}")
     for name in telling:
         if row[name] is not None:
             parts.append(f"{name} {row[name]}".replace("_", " "))
         elif name in LATER:
             parts.append(f"{name} not recorded".replace("_", " "))
     return ", ".join(parts)
+
+
+def _trained_by(row: Mapping[str, Any]) -> list[str]:
+    """The defence of the dense network, and what is not usual about it: ["TRADES (...)", "beta 1"]."""
+    kind, *settings = (row["trained_by"] or "").split("-")
+    return [row["trained_by_title"] or kind, *([" ".join(settings)] if settings else [])]
 
 
 def departures(row: Mapping[str, Any]) -> list[str]:

@@ -253,10 +253,10 @@ def _share(run: Mapping[str, Any], attack: str) -> str:
 def _teachers(table: RobustnessTable) -> list[str]:
     """How the dense teachers of the rows were trained, as far as that is recorded."""
     found = {
-        f"{row.identity['model']} on {row.identity['dataset']}, seed {row.identity['seed']}: trained on "
-        f"{row.identity['pretrain_objective']} images, number of epochs: {row.identity['pretrain_epochs']}"
+        f"{row.identity['model']} on {row.identity['dataset']}, seed {row.identity['seed']}: trained by "
+        f"{row.identity['trained_by_title']}, number of epochs: {row.identity['pretrain_epochs']}"
         for row in table.rows
-        if row.identity["pretrain_objective"] and row.identity["pretrain_epochs"]
+        if row.identity["trained_by_title"] and row.identity["pretrain_epochs"]
     }
     return sorted(found)
 
@@ -279,7 +279,7 @@ def _provenance(row: Row) -> dict[str, Any]:
 
 def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
     """The stages before the attacks."""
-    order = ("prepare", "pretrain", "distill", "finetune")
+    order = ("prepare", "pretrain", "defend", "distill", "finetune")
     found = []
     for run in runs.filter(pl.col("stage").is_in(order)).iter_rows(named=True):
         subject = names.variant_name(run) if run["stage"] == "finetune" and run["defence"] else ""

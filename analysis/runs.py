@@ -40,7 +40,10 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "score": (pl.String(), "what makes a neuron essential: magnitude or signed"),
     "bits": (pl.Int64(), "bits of the approximate weights; null where it was not recorded, and for dense"),
     "projection_ratio": (pl.Float64(), "rows of the projection per patch element; null likewise"),
-    "pretrain_objective": (pl.String(), "what the teacher was trained on: clean or adversarial images"),
+    "trained_by": (pl.String(), "defence that the dense network was trained by, with unusual settings"),
+    "trained_by_title": (pl.String(), "the same as tables write it, with its source"),
+    "ensemble": (pl.Int64(), "forward passes whose mean probability is the prediction"),
+    "random": (pl.Boolean(), "true where two forward passes of the network differ"),
     "pretrain_epochs": (pl.Int64(), "epochs of the teacher's training"),
     "device": (pl.String(), "kind of device that made the numbers, such as cpu or cuda"),
     "threads": (pl.Int64(), "CPU threads of PyTorch while it did"),
@@ -198,16 +201,24 @@ def _row(run: Any, parent_run_id: str) -> dict[str, Any]:
         "seconds": _finite(metrics.get("seconds")),
         "ratio": _number(tags.get("ratio")),
         "projection_ratio": _number(tags.get("projection_ratio")),
-        "git_dirty": {"true": True, "false": False}.get(tags.get("git_dirty", "")),
+        "git_dirty": _truth(tags.get("git_dirty")),
+        "random": _truth(tags.get("random")),
         "images": _whole(metrics.get("images", _number(tags.get("images")))),
         "params": json.dumps(dict(sorted(run.data.params.items()))),
     }
-    row |= {name: _whole(_number(tags.get(name))) for name in ("seed", "bits", "pretrain_epochs", "threads")}
+    row |= {
+        name: _whole(_number(tags.get(name)))
+        for name in ("seed", "bits", "pretrain_epochs", "ensemble", "threads")
+    }
     row |= {name: _finite(metrics.get(name)) for name in COLUMNS if name.startswith("bitops_")}
     for name, value in metrics.items():
         if "/" in name:
             row[name] = _whole(value) if name.startswith(COUNT_PREFIXES) else _finite(value)
     return row
+
+
+def _truth(tag: str | None) -> bool | None:
+    return {"true": True, "false": False}.get(tag or "")
 
 
 def _finite(value: float | None) -> float | None:

@@ -45,7 +45,7 @@ def export(stage: str, results: Sequence[Result], folders: Folders) -> None:
     write_json(folders.metrics / f"{stage}.json", _metrics(stage, results))
     if stage in _PLOTS:
         name, columns, rows_of = _PLOTS[stage]
-        rows = [row for result in _first_of_each(results) for row in rows_of(result)]
+        rows = [row for result in _first_of_each(results) for row in rows_of(stage, result)]
         attacks = (
             sorted({column for row in rows for column in row} - set(columns)) if stage == "attack" else []
         )
@@ -60,7 +60,16 @@ def _first_of_each(results: Sequence[Result]) -> list[Result]:
 def _metrics(stage: str, results: Sequence[Result]) -> dict[str, Any]:
     if stage in ("finetune", "attack"):
         return {result.experiment.label: _comparable(stage, result.entry.metrics) for result in results}
-    return dict(results[0].entry.metrics) if results else {}
+    found = {_network(stage, result): dict(result.entry.metrics) for result in _first_of_each(results)}
+    return next(iter(found.values())) if len(found) == 1 else found
+
+
+def _network(stage: str, result: Result) -> str:
+    """What tells the entries of an early stage apart: the defence, and how the noise is drawn."""
+    pretrain, distill = result.experiment.pretrain, result.experiment.distill
+    defense = (pretrain.base() if stage == "pretrain" else pretrain).defense.label
+    usual = stage != "distill" or distill.randomize == "fixed"
+    return defense if usual else f"{defense}-{distill.randomize.replace('_', '-')}"
 
 
 def _comparable(stage: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -79,16 +88,18 @@ def _comparable(stage: str, metrics: dict[str, float]) -> dict[str, float]:
     return chosen | {"bitops_ratio": metrics["bitops_measured"] / metrics["bitops_dense"]}
 
 
-def _epochs(result: Result) -> list[Row]:
-    return read_json(result.entry.path / "history.json")
+def _epochs(stage: str, result: Result) -> list[Row]:
+    path = result.entry.path / "history.json"  # nothing is trained where a defence is only put on
+    rows: list[Row] = read_json(path) if path.is_file() else []
+    return [{"network": _network(stage, result)} | row for row in rows]
 
 
-def _layers(result: Result) -> list[Row]:
+def _layers(stage: str, result: Result) -> list[Row]:
     rows = read_json(result.entry.path / "layers.json")
-    return [{"index": index} | row for index, row in enumerate(rows)]
+    return [{"network": _network(stage, result), "index": index} | row for index, row in enumerate(rows)]
 
 
-def _densities(result: Result) -> list[Row]:
+def _densities(stage: str, result: Result) -> list[Row]:
     measured = read_json(result.entry.path / "densities.json")
     return [
         {"index": index, "layer": layer, "variant": result.experiment.label, "density": density}
@@ -96,24 +107,27 @@ def _densities(result: Result) -> list[Row]:
     ]
 
 
-def _accuracies(result: Result) -> list[Row]:
-    return [{"variant": result.experiment.label} | _comparable("attack", result.entry.metrics)]
+def _accuracies(stage: str, result: Result) -> list[Row]:
+    return [{"variant": result.experiment.label} | _comparable(stage, result.entry.metrics)]
 
 
+_CURVE = [
+    "network",
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_clean_accuracy",
+    "validation_robust_accuracy",
+]
 _PLOTS = {
-    "pretrain": (
-        "learning_curve.csv",
-        [
-            "epoch",
-            "learning_rate",
-            "train_loss",
-            "train_accuracy",
-            "validation_clean_accuracy",
-            "validation_robust_accuracy",
-        ],
-        _epochs,
+    "pretrain": ("learning_curve.csv", _CURVE, _epochs),
+    "defend": ("defend_curve.csv", _CURVE, _epochs),
+    "distill": (
+        "distillation.csv",
+        ["network", "index", "name", "nmse", "nmse_quantized", "top_k_recall"],
+        _layers,
     ),
-    "distill": ("distillation.csv", ["index", "name", "nmse", "nmse_quantized", "top_k_recall"], _layers),
     "finetune": ("densities.csv", ["index", "layer", "variant", "density"], _densities),
     "attack": ("accuracy.csv", ["variant", "bitops_ratio", "clean"], _accuracies),
 }

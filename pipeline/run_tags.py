@@ -49,6 +49,7 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "selection": "" if rule is None else rule.selection,
             "score": "" if rule is None else rule.score,
             "randomize": "" if rule is None else experiment.distill.randomize,
+            "random": str(experiment.is_random).lower(),
             "ensemble": str(experiment.attack.ensemble) if stage == "attack" else "",
             "bits": "" if rule is None else str(experiment.distill.bits),
             "projection_ratio": "" if rule is None else repr(experiment.distill.projection_ratio),

@@ -46,7 +46,7 @@ LEFT = -38
 # Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
 # error bars can be told apart.
 SIDESTEP = 0.9
-PANEL = ("model", "dataset", "objective", "seed", "pretrain_objective", "pretrain_epochs")
+PANEL = ("model", "dataset", "objective", "seed", "trained_by", "pretrain_epochs")
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 

@@ -28,14 +28,18 @@ IDENTITY = (
     "score",
     "bits",
     "projection_ratio",
+    "ensemble",
     "seed",
-    "pretrain_objective",
+    "trained_by",
+    "trained_by_title",
     "pretrain_epochs",
 )
 # What of it only a network with noise has.
 NOISE = ("ratio", "pattern", "objective", *names.USUAL)
 # What networks that come from one dense teacher have in common.
-TEACHER = ("model", "dataset", "seed", "pretrain_objective", "pretrain_epochs")
+TEACHER = ("model", "dataset", "seed", "trained_by", "trained_by_title", "pretrain_epochs")
+# What of that a label writes out where networks differ in it; the defence is in the label anyway.
+TOLD = ("model", "dataset", "seed", "pretrain_epochs")
 PROVENANCE = (
     "run_id",
     "parent_run_id",
@@ -70,6 +74,7 @@ class Row:
     printed: PrintedReduction | None
     tracked: Mapping[str, Any]
     masking: Verdict | None = None
+    random: bool | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -79,7 +84,7 @@ class Row:
     @property
     def is_random(self) -> bool:
         """Whether the network draws noise anew for every image."""
-        return self.identity["randomize"] in protocol.RANDOM
+        return bool(self.random) or self.identity["randomize"] in protocol.RANDOM
 
     @property
     def images(self) -> int | None:
@@ -93,14 +98,14 @@ class Row:
 
     @property
     def reduction_nominal(self) -> float | None:
-        """The saved share of the dense BitOPs, from the ratio or pattern; None for the dense network."""
-        return None if self.is_dense or self.cost is None else 1 - self.cost
+        """The saved share of the dense BitOPs, from the ratio or pattern; None where it is nothing."""
+        return None if self.cost is None or (self.is_dense and self.cost == 1) else 1 - self.cost
 
     @property
     def reduction_measured(self) -> float | None:
-        """The saved share of the dense BitOPs, from the measured masks; None for the dense network."""
+        """The saved share of the dense BitOPs, from the measured masks; None where it is nothing."""
         measured = _quotient(self.bitops_measured, self.bitops_dense)
-        return None if self.is_dense or measured is None else 1 - measured
+        return None if measured is None or (self.is_dense and measured == 1) else 1 - measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +259,7 @@ def _is_of(run: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
 
 def _labels(found: list[dict[str, Any]]) -> list[str]:
     """The labels of all rows: each says what its network has for itself, no two are the same."""
-    telling = [name for name in TEACHER if len({run[name] for run in found} - {None}) > 1]
+    telling = [name for name in TOLD if len({run[name] for run in found} - {None}) > 1]
     labels = [names.variant_name(run, telling=telling) for run in found]
     for label in {label for label in labels if labels.count(label) > 1}:
         places = [place for place, other in enumerate(labels) if other == label]
@@ -267,7 +272,9 @@ def _labels(found: list[dict[str, Any]]) -> list[str]:
 
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
     """A network without a run: as `one` says; its teacher as in the runs where they agree."""
-    blank: dict[str, Any] = dict.fromkeys((*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "params"))
+    blank: dict[str, Any] = dict.fromkeys(
+        (*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "random", "params")
+    )
     for name in TEACHER:
         values = {run[name] for run in tracked}
         blank[name] = values.pop() if len(values) == 1 else None
@@ -287,6 +294,7 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         printed=None if dense else printed_reduction(run["model"], run["ratio"], run["pattern"]),
         tracked={name: run[name] if done else None for name in (*PROVENANCE, "params")},
         masking=read_verdict(run) if done else None,
+        random=run["random"],
     )
 
 
@@ -321,7 +329,7 @@ def _record_schema(columns: tuple[str, ...]) -> dict[str, pl.DataType]:
     text, whole, real = pl.String(), pl.Int64(), pl.Float64()
     schema: dict[str, pl.DataType] = {"label": text}
     schema |= dict.fromkeys(IDENTITY, text) | {"ratio": real, "projection_ratio": real}
-    schema |= dict.fromkeys(("bits", "seed", "pretrain_epochs", "images"), whole)
+    schema |= dict.fromkeys(("bits", "seed", "ensemble", "pretrain_epochs", "images"), whole)
     for column in columns:
         schema[f"{column}_correct"] = whole
         schema |= dict.fromkeys((f"{column}_accuracy", f"{column}_low", f"{column}_high"), real)

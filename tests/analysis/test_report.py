@@ -182,11 +182,16 @@ def test_doubts_and_gaps_are_said(recorder: Recorder) -> None:
 def test_teacher_and_device_are_part_of_the_origin(recorder: Recorder) -> None:
     parent = recorder.parent("origin")
     recorder.stage(parent, "pretrain", device="cuda", threads="3")
-    tags = {"pretrain_objective": "clean", "pretrain_epochs": "7", "threads": "1"}
+    tags = {
+        "trained_by": "clean",
+        "trained_by_title": "Clean training",
+        "pretrain_epochs": "7",
+        "threads": "1",
+    }
     recorder.attack(parent, DENSE | tags, {"clean": 150})
     text = Page(page_of(read_back(recorder, "origin", {}))).text
     origin = text[text.index("Where the numbers") :]
-    assert "small_resnet on digits, seed 0: trained on clean images, number of epochs: 7" in origin
+    assert "small_resnet on digits, seed 0: trained by Clean training, number of epochs: 7" in origin
     assert "cpu, 1 thread 2.5 s" in origin
     assert "cuda 2.5 s" in origin
 
@@ -195,7 +200,7 @@ def test_what_older_runs_have_not_recorded_is_called_that(recorder: Recorder) ->
     recorder.attack(recorder.parent("unrecorded"), DENSE | dict.fromkeys(LATER, ""), {"clean": 150})
     text = Page(page_of(read_back(recorder, "unrecorded", {}))).text
     assert "not recorded 2.5 s" in text
-    assert "trained on" not in text
+    assert "trained by" not in text
 
 
 def test_a_table_without_noise_has_no_figure(recorder: Recorder) -> None:

@@ -86,14 +86,14 @@ def test_the_dense_teacher_of_the_same_network_is_the_comparison(recorder: Recor
 
 def test_networks_of_different_teachers_are_told_apart_and_not_compared(recorder: Recorder) -> None:
     parent = recorder.parent("two-teachers")
-    other = {"pretrain_objective": "clean", "pretrain_epochs": "7"}
+    other = {"trained_by": "clean", "trained_by_title": "Clean training", "pretrain_epochs": "7"}
     for tags in (DENSE, DENSE | other, noise(ratio="0.9") | other):
         recorder.attack(parent, tags, {"clean": 100})
     table = build_table(read_back(recorder, "two-teachers", {}).runs)
     assert [row.label for row in table.rows] == [
-        "Dense teacher, pretrain objective adversarial, pretrain epochs 20",
-        "Dense teacher, pretrain objective clean, pretrain epochs 7",
-        "Ratio 0.9, clean, pretrain objective clean, pretrain epochs 7",
+        "Dense teacher, pretrain epochs 20",
+        "Clean training, pretrain epochs 7",
+        "Ratio 0.9, clean, on Clean training, pretrain epochs 7",
     ]
     assert table.dense_for(table.rows[2]) is table.rows[1]
 
@@ -116,7 +116,7 @@ def test_runs_from_before_a_tag_are_the_networks_that_are_expected(recorder: Rec
     recorder.attack(parent, noise(ratio="0.9") | none, {"clean": 90})
     runs = read_back(recorder, "before-the-tags", {}).runs
     assert runs.select(LATER).row(0) == (None,) * len(LATER)
-    teacher = {"pretrain_objective": "adversarial", "pretrain_epochs": 20}
+    teacher = {"trained_by": "adversarial", "pretrain_epochs": 20}
     expected = [
         {"defence": "dense"} | teacher,
         {"defence": "noise_injection", "ratio": 0.9, "score": "magnitude", "bits": 4} | teacher,

@@ -10,23 +10,27 @@ from pipeline.experiment import STAGES, Experiment, ExperimentSet
 from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys, upstream
 
 
+USUAL = tuple(stage for stage in STAGES if stage != "defend")
+"""The stages of an experiment whose defence trains from fresh weights."""
+
+
 def first_variant(content: dict[str, Any]) -> Experiment:
     return next(e for e in ExperimentSet.model_validate(content).experiments() if e.finetune is not None)
 
 
 def changed_stages(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    return [stage for stage in STAGES if before[stage] != after[stage]]
+    return [stage for stage in USUAL if before[stage] != after[stage]]
 
 
 @pytest.mark.parametrize(
     ("section", "change", "expected"),
     [
-        ("prepare", {"validation_images": 10}, list(STAGES)),
-        ("prepare", {"split_seed": 1}, list(STAGES)),
+        ("prepare", {"validation_images": 10}, list(USUAL)),
+        ("prepare", {"split_seed": 1}, list(USUAL)),
         ("prepare", {"path": "/some/where"}, []),
-        ("pretrain", {"precision": "bfloat16"}, list(STAGES[1:])),
-        ("distill", {"checkpoint": "last"}, list(STAGES[2:])),
-        ("finetune", {"ratio": [0.99]}, list(STAGES[3:])),
+        ("pretrain", {"precision": "bfloat16"}, list(USUAL[1:])),
+        ("distill", {"checkpoint": "last"}, list(USUAL[2:])),
+        ("finetune", {"ratio": [0.99]}, list(USUAL[3:])),
         ("attack", {"images": 10}, ["attack"]),
         ("tracking", {"experiment": "another"}, []),
     ],
@@ -42,12 +46,12 @@ def test_a_change_moves_its_stage_and_all_after_it(
 def test_the_seed_moves_everything_but_the_data(tiny: dict[str, Any]) -> None:
     before = stage_keys(first_variant(tiny), "data")
     tiny["seed"] = 1
-    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == list(STAGES[1:])
+    assert changed_stages(before, stage_keys(first_variant(tiny), "data")) == list(USUAL[1:])
 
 
 def test_other_data_moves_everything(tiny: dict[str, Any]) -> None:
     experiment = first_variant(tiny)
-    assert changed_stages(stage_keys(experiment, "data"), stage_keys(experiment, "other")) == list(STAGES)
+    assert changed_stages(stage_keys(experiment, "data"), stage_keys(experiment, "other")) == list(USUAL)
 
 
 def test_a_new_version_of_a_stage_moves_it_and_all_after_it(
@@ -56,7 +60,7 @@ def test_a_new_version_of_a_stage_moves_it_and_all_after_it(
     experiment = first_variant(tiny)
     before = stage_keys(experiment, "data")
     monkeypatch.setitem(VERSIONS, "distill", VERSIONS["distill"] + 1)
-    assert changed_stages(before, stage_keys(experiment, "data")) == list(STAGES[2:])
+    assert changed_stages(before, stage_keys(experiment, "data")) == list(USUAL[2:])
 
 
 def test_variants_share_their_prefix(tiny: dict[str, Any]) -> None:

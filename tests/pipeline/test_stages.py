@@ -239,7 +239,7 @@ def test_another_seed_gives_another_model_on_the_same_data(tmp_path: Path, entri
             }
         },
         {"distill": {"randomize": "stochastic_rounding", "scale": "per_channel", "quantize_projected": True}},
-        {"finetune": {"ratio": [], "pattern": "4:8"}, "pretrain": {"objective": "clean"}},
+        {"finetune": {"ratio": [], "pattern": "4:8"}, "pretrain": {"defense": "clean"}},
     ],
     ids=["threshold", "essential", "bank", "stochastic", "pattern"],
 )

@@ -9,6 +9,7 @@ from typing import Any
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.errors import unknown_choice
 
@@ -19,6 +20,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "adversarial": AdversarialTraining,
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
+    "pni": ParametricNoise,
 }
 """The classes by the names that configurations use."""
 

@@ -11,6 +11,7 @@ from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.defenses.ensemble import Ensemble
 from nenni_core.defenses.friendly import FriendlyTraining
+from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.defenses.robust_wrn import RobustWideResNet
 from nenni_core.defenses.trades import Trades
@@ -29,6 +30,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "robust_wrn": RobustWideResNet,
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
+    "pni": ParametricNoise,
 }
 """The classes by the names that configurations use."""
 

@@ -9,7 +9,6 @@ import pytest
 from pipeline.experiment import STAGES, Experiment, ExperimentSet
 from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys, upstream
 
-
 USUAL = tuple(stage for stage in STAGES if stage != "defend")
 """The stages of an experiment whose defence trains from fresh weights."""
 

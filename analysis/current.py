@@ -49,7 +49,6 @@ def read_current_set(params: Path) -> CurrentSet:
             "dataset": experiment.prepare.dataset,
             "seed": experiment.seed,
             "trained_by": experiment.pretrain.defense.label,
-            "trained_by_title": experiment.pretrain.defense.defense().title,
             "ensemble": experiment.attack.ensemble,
             "pretrain_epochs": experiment.pretrain.epochs,
             "defence": "dense",

@@ -44,7 +44,7 @@ USUAL: dict[str, Any] = {
 # What the dense teacher is trained by unless a label says otherwise.
 PLAIN = (None, "adversarial")
 # Runs have recorded these only since they are tags; in older ones they are null.
-LATER = ("score", "bits", "projection_ratio", "trained_by", "trained_by_title", "ensemble", "pretrain_epochs")
+LATER = ("score", "bits", "projection_ratio", "trained_by", "ensemble", "pretrain_epochs")
 
 
 def attack_order(names: Iterable[str]) -> list[str]:

@@ -254,9 +254,9 @@ def _teachers(table: RobustnessTable) -> list[str]:
     """How the dense teachers of the rows were trained, as far as that is recorded."""
     found = {
         f"{row.identity['model']} on {row.identity['dataset']}, seed {row.identity['seed']}: trained by "
-        f"{row.identity['trained_by_title']}, number of epochs: {row.identity['pretrain_epochs']}"
+        f"{row.trained_by_title}, number of epochs: {row.identity['pretrain_epochs']}"
         for row in table.rows
-        if row.identity["trained_by_title"] and row.identity["pretrain_epochs"]
+        if row.trained_by_title and row.identity["pretrain_epochs"]
     }
     return sorted(found)
 

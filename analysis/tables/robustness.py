@@ -31,13 +31,12 @@ IDENTITY = (
     "ensemble",
     "seed",
     "trained_by",
-    "trained_by_title",
     "pretrain_epochs",
 )
 # What of it only a network with noise has.
 NOISE = ("ratio", "pattern", "objective", *names.USUAL)
 # What networks that come from one dense teacher have in common.
-TEACHER = ("model", "dataset", "seed", "trained_by", "trained_by_title", "pretrain_epochs")
+TEACHER = ("model", "dataset", "seed", "trained_by", "pretrain_epochs")
 # What of that a label writes out where networks differ in it; the defence is in the label anyway.
 TOLD = ("model", "dataset", "seed", "pretrain_epochs")
 PROVENANCE = (
@@ -75,6 +74,7 @@ class Row:
     tracked: Mapping[str, Any]
     masking: Verdict | None = None
     random: bool | None = None
+    trained_by_title: str | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -273,7 +273,7 @@ def _labels(found: list[dict[str, Any]]) -> list[str]:
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
     """A network without a run: as `one` says; its teacher as in the runs where they agree."""
     blank: dict[str, Any] = dict.fromkeys(
-        (*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "random", "params")
+        (*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "random", "trained_by_title", "params")
     )
     for name in TEACHER:
         values = {run[name] for run in tracked}
@@ -295,6 +295,7 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         tracked={name: run[name] if done else None for name in (*PROVENANCE, "params")},
         masking=read_verdict(run) if done else None,
         random=run["random"],
+        trained_by_title=run["trained_by_title"],
     )
 
 

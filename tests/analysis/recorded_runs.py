@@ -134,7 +134,6 @@ LATER = (
     "bits",
     "projection_ratio",
     "trained_by",
-    "trained_by_title",
     "ensemble",
     "pretrain_epochs",
     "device",

@@ -66,7 +66,9 @@ def test_headings(column: str, heading: str) -> None:
 
 def run(**columns):
     usual = {"model": "m", "dataset": "d", "defence": "noise_injection", "ratio": None, "pattern": None}
-    return usual | dict.fromkeys(("objective", "seed", *names.USUAL, *names.LATER)) | columns
+    return (
+        usual | dict.fromkeys(("objective", "seed", "trained_by_title", *names.USUAL, *names.LATER)) | columns
+    )
 
 
 def test_rows_are_dense_then_ratios_then_patterns_ascending_and_clean_before_adversarial() -> None:

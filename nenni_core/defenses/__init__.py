@@ -9,6 +9,7 @@ from typing import Any
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.errors import unknown_choice
@@ -21,6 +22,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
     "pni": ParametricNoise,
+    "learn2perturb": Learn2Perturb,
 }
 """The classes by the names that configurations use."""
 

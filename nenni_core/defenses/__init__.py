@@ -11,6 +11,7 @@ from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.defenses.ensemble import Ensemble
 from nenni_core.defenses.friendly import FriendlyTraining
+from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.defenses.robust_wrn import RobustWideResNet
@@ -31,6 +32,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
     "pni": ParametricNoise,
+    "learn2perturb": Learn2Perturb,
 }
 """The classes by the names that configurations use."""
 

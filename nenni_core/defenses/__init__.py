@@ -9,6 +9,7 @@ from typing import Any
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.defenses.sparse import Sparse
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "StepContext", "make_defense"]
@@ -16,6 +17,7 @@ __all__ = ["DEFENSES", "Defense", "StepContext", "make_defense"]
 DEFENSES: dict[str, type[Defense]] = {
     "clean": CleanTraining,
     "adversarial": AdversarialTraining,
+    "sparse": Sparse,
 }
 """The classes by the names that configurations use."""
 

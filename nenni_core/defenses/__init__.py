@@ -17,6 +17,7 @@ from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, Random
 from nenni_core.defenses.robust_wrn import RobustWideResNet
 from nenni_core.defenses.trades import Trades
 from nenni_core.defenses.weight_perturbation import AdversarialWeightPerturbation, TradesWeightPerturbation
+from nenni_core.defenses.sparse import Sparse
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "Ensemble", "StepContext", "make_defense"]
@@ -33,6 +34,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "rse_multiply": MultiplicativeNoise,
     "pni": ParametricNoise,
     "learn2perturb": Learn2Perturb,
+    "sparse": Sparse,
 }
 """The classes by the names that configurations use."""
 

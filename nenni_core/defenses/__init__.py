@@ -15,9 +15,9 @@ from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.defenses.robust_wrn import RobustWideResNet
+from nenni_core.defenses.sparse import Sparse
 from nenni_core.defenses.trades import Trades
 from nenni_core.defenses.weight_perturbation import AdversarialWeightPerturbation, TradesWeightPerturbation
-from nenni_core.defenses.sparse import Sparse
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "Ensemble", "StepContext", "make_defense"]

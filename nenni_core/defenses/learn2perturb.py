@@ -73,6 +73,7 @@ class Learn2Perturb(MixedTraining):
     """
 
     title: ClassVar[str] = "Learn2Perturb (Jeddi et al., 2020)"
+    is_random: ClassVar[bool] = True
 
     sigma: float = 0.25
     """Where each standard deviation starts, in units of the feature map; at least `minimum`."""

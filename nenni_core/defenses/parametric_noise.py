@@ -71,6 +71,7 @@ class ParametricNoise(MixedTraining):
     """
 
     title: ClassVar[str] = "Parametric Noise Injection (He et al., 2019)"
+    is_random: ClassVar[bool] = True
 
     alpha: float = 0.25
     """Where each alpha starts, in standard deviations of the weights."""

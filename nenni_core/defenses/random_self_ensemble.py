@@ -74,6 +74,7 @@ class RandomSelfEnsemble(ModifiedNetwork):
     """
 
     title: ClassVar[str] = "RSE (Add) (Liu et al., 2018)"
+    is_random: ClassVar[bool] = True
     multiplicative: ClassVar[bool] = False
 
     sigma_init: float = 0.2

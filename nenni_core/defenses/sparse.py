@@ -122,7 +122,7 @@ class Sparse(FineTuned):
         if self.method == "surgery":
             require("epochs", self.epochs, self.epochs >= 1, 'at least 1 for method "surgery"')
 
-    def wrap(self, model: nn.Module, seed: int) -> nn.Module:
+    def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """`model` with each convolution in a `Pruned`, the smallest weights cut off in either method."""
         if pruned_layers(model):
             raise InputError(f"{type(model).__name__} is pruned already; expected a dense network")

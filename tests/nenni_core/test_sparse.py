@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from training_problem import net, problem, recipe, same
+from training_problem import SIZE, net, problem, recipe, same
 
 from nenni_core import Injection, InputError, bitops, inject
 from nenni_core.defenses import DEFENSES, StepContext, make_defense
@@ -24,6 +24,8 @@ from nenni_core.models import build_model
 from nenni_core.randomness import make_generator
 from nenni_core.selection import largest_per_row
 from nenni_core.training import TrainingResult, train
+
+SHAPE = (3, SIZE, SIZE)
 
 
 def small() -> nn.Module:
@@ -66,7 +68,7 @@ def flat(masks: list[Tensor]) -> list[int]:
 def test_exactly_the_smallest_weights_of_the_network_are_cut_off(method: str, sparsity: float) -> None:
     weights = [m.weight.detach().clone() for m in small().modules() if isinstance(m, nn.Conv2d)]
     magnitudes = torch.cat([weight.flatten() for weight in weights]).abs()
-    layers = pruned_layers(Sparse(method=method, sparsity=sparsity).wrap(small(), 0))
+    layers = pruned_layers(Sparse(method=method, sparsity=sparsity).wrap(small(), 0, SHAPE))
     masks = torch.cat([layer.mask.flatten() for layer in layers])
     assert int((~masks).sum()) == round(sparsity * len(magnitudes))
     if not masks.all():
@@ -77,7 +79,7 @@ def test_exactly_the_smallest_weights_of_the_network_are_cut_off(method: str, sp
 
 def test_one_threshold_serves_all_layers() -> None:
     model = nn.Sequential(row([1.0, 2.0, 3.0]).layer, row([0.1, 0.2, 4.0, 0.3, 0.4]).layer)
-    layers = pruned_layers(Sparse(sparsity=0.5).wrap(model, 0))
+    layers = pruned_layers(Sparse(sparsity=0.5).wrap(model, 0, SHAPE))
     assert flat([layer.mask for layer in layers]) == [1, 1, 1, 0, 0, 1, 0, 0]
 
 
@@ -119,7 +121,7 @@ def test_sorting_selects_what_partitioning_does() -> None:
 @pytest.mark.parametrize(("method", "reached"), [("magnitude", False), ("surgery", True)])
 def test_only_surgery_gives_cut_off_weights_a_gradient(method: str, reached: bool) -> None:
     """At the masked weights: with surgery that of the masked weights themselves, else times the mask."""
-    model = Sparse(method=method, sparsity=0.7).wrap(small(), 0).eval()
+    model = Sparse(method=method, sparsity=0.7).wrap(small(), 0, SHAPE).eval()
     model(images()).square().sum().backward()
     plain = bake(model)
     plain.zero_grad()
@@ -136,7 +138,7 @@ def test_only_surgery_gives_cut_off_weights_a_gradient(method: str, reached: boo
 
 def test_a_planted_weight_comes_back() -> None:
     defense = Sparse(method="surgery", sparsity=0.5, base="clean", epochs=4)
-    model = defense.wrap(net(), 0)
+    model = defense.wrap(net(), 0, SHAPE)
     layer = pruned_layers(model)[0]
     place = tuple((~layer.mask).nonzero()[0])
     with torch.no_grad():
@@ -152,7 +154,7 @@ def test_a_planted_weight_comes_back() -> None:
 
 def test_masks_are_fixed_and_their_zeros_real_after_the_surgery() -> None:
     defense = Sparse(method="surgery", sparsity=0.5, base="clean", epochs=4, surgery_share=0.5)
-    model = defense.wrap(net(), 0)
+    model = defense.wrap(net(), 0, SHAPE)
     layer = pruned_layers(model)[0]
     before = layer.mask.clone()
     with torch.no_grad():
@@ -190,7 +192,7 @@ def test_the_first_iteration_always_updates() -> None:
 
 
 def fit(defense: Sparse | None, kind: str, directory: Path | None = None) -> TrainingResult:
-    model = net() if defense is None else defense.wrap(net(), 0)
+    model = net() if defense is None else defense.wrap(net(), 0, SHAPE)
     trained_by = make_defense(kind) if defense is None else defense
     given = recipe(learning_rate=0.2)  # so high that surgery changes masks in its few steps
     return train(model, *problem(), given, seed=3, checkpoint_dir=directory, defense=trained_by)
@@ -216,7 +218,7 @@ def test_sparsity_zero_is_the_dense_network_to_the_bit(method: str, layout: torc
     x = images().contiguous(memory_format=layout)
     model = small().to(memory_format=layout).eval()
     expected = model(x)
-    wrapped = Sparse(method=method, sparsity=0.0).wrap(model, 0)
+    wrapped = Sparse(method=method, sparsity=0.0).wrap(model, 0, SHAPE)
     assert torch.equal(wrapped(x), expected)
     for layer in pruned_layers(wrapped):
         assert layer.masked_weight().stride() == layer.weight.stride()
@@ -233,7 +235,7 @@ def test_training_keeps_the_sparsity(method: str) -> None:
         assert int((~masks).sum()) == round(0.8 * len(masks))
     for name in ("0", "3"):
         assert (result.last[f"{name}.layer.weight"][~result.last[f"{name}.mask"]] == 0).all()
-    start = pruned_layers(defense.wrap(net(), 0))
+    start = pruned_layers(defense.wrap(net(), 0, SHAPE))
     stayed = [torch.equal(result.last[f"{n}.mask"], p.mask) for n, p in zip(("0", "3"), start, strict=True)]
     assert all(stayed) == (method == "magnitude")
 
@@ -249,8 +251,8 @@ def test_a_restarted_run_ends_in_the_same_bits(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(defense.wrap(net(), 0), *problem(), recipe(learning_rate=0.2), seed=3, checkpoint_dir=tmp_path,
-              defense=defense, on_epoch=stop)  # fmt: skip
+        train(defense.wrap(net(), 0, SHAPE), *problem(), recipe(learning_rate=0.2), seed=3,
+              checkpoint_dir=tmp_path, defense=defense, on_epoch=stop)  # fmt: skip
     resumed = fit(defense, "clean", tmp_path)
     assert same(resumed.last, expected.last)
     assert same(resumed.best, expected.best)
@@ -258,7 +260,7 @@ def test_a_restarted_run_ends_in_the_same_bits(
 
 @pytest.mark.parametrize("method", ["magnitude", "surgery"])
 def test_baked_weights_give_the_same_bits(method: str) -> None:
-    model = Sparse(method=method, sparsity=0.6).wrap(small(), 0).eval()
+    model = Sparse(method=method, sparsity=0.6).wrap(small(), 0, SHAPE).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     baked = bake(model)
     assert torch.equal(baked(images()), model(images()))
@@ -270,7 +272,7 @@ def test_baked_weights_give_the_same_bits(method: str) -> None:
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.75])
 def test_only_weights_that_take_part_are_multiplied_by(sparsity: float) -> None:
-    model = Sparse(sparsity=sparsity).wrap(small(), 0).eval()
+    model = Sparse(sparsity=sparsity).wrap(small(), 0, SHAPE).eval()
     cost, dense = bitops(model, (3, 16, 16)), bitops(small().eval(), (3, 16, 16))
     densities = [layer.mask.float().mean().item() for layer in pruned_layers(model)]
     assert cost.dense == dense.dense
@@ -281,7 +283,7 @@ def test_only_weights_that_take_part_are_multiplied_by(sparsity: float) -> None:
 
 def test_noise_can_be_injected_on_top() -> None:
     """The approximation starts as that of the sparse weights; essential outputs are the sparse network's."""
-    model = Sparse(sparsity=0.6).wrap(small(), 0).eval()
+    model = Sparse(sparsity=0.6).wrap(small(), 0, SHAPE).eval()
     noisy = inject(model, Injection(ratio=0.5))
     layers = injected_layers(noisy)
     assert len(layers) == len(pruned_layers(model)) == 9
@@ -300,7 +302,7 @@ def test_noise_can_be_injected_on_top() -> None:
 
 
 def test_an_empty_batch_passes() -> None:
-    assert Sparse().wrap(small(), 0).eval()(images(0)).shape == (0, 4)
+    assert Sparse().wrap(small(), 0, SHAPE).eval()(images(0)).shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +325,9 @@ def test_a_wrong_setting_is_named(settings: dict, message: str) -> None:
 
 def test_a_network_that_cannot_be_pruned_is_refused() -> None:
     with pytest.raises(InputError, match=r"no nn\.Conv2d layer to prune"):
-        Sparse().wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 0)
+        Sparse().wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 0, SHAPE)
     with pytest.raises(InputError, match="pruned already"):
-        Sparse().wrap(Sparse().wrap(small(), 0), 0)
+        Sparse().wrap(Sparse().wrap(small(), 0, SHAPE), 0, SHAPE)
 
 
 def test_it_wants_a_trained_network() -> None:

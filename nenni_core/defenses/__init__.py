@@ -11,6 +11,7 @@ from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
+from nenni_core.defenses.random_projection_filters import RandomProjectionFilters
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.errors import unknown_choice
 
@@ -21,6 +22,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "adversarial": AdversarialTraining,
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
+    "rpf": RandomProjectionFilters,
     "pni": ParametricNoise,
     "learn2perturb": Learn2Perturb,
 }

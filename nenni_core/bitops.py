@@ -58,6 +58,15 @@ class SparseWeights(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsMultiplications(Protocol):
+    """A module that multiplies by weights of its own, as a dense layer of that shape does as well."""
+
+    def own_macs(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates for one image; shapes as in `CountsOperations`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerBitOps:
     """Cost of one layer for one image, in BitOPs unless the name says otherwise."""
@@ -125,6 +134,7 @@ def bitops(
 ) -> BitOps:
     """Count the convolutions (and injected linear layers) of `model` for one image of `input_shape`.
 
+    A module of another kind that multiplies as a convolution does (`CountsMultiplications`) is one of them.
     Added is what its other modules do by themselves (`CountsOperations`), for one forward pass of one image;
     what is drawn once for a whole batch counts as if it were drawn for this image alone. Weights that take
     no part (`SparseWeights`) are not multiplied by; an injected layer's approximation has all of its own.
@@ -154,11 +164,17 @@ def bitops(
         row = _count_layer(name, module, tuple(output.shape[1:]), (densities or {}).get(name))
         rows.append(replace(row, precise=row.precise * weights.get(id(module), 1.0)))
 
+    def count_multiplications(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, CountsMultiplications)
+        shapes = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
+        rows.append(_dense_layer(names[module], module.own_macs(*shapes), prod(shapes[1])))
+
     def count_own(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, CountsOperations)
         others.append(module.own_bitops(tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
 
     handles = [m.register_forward_hook(count) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))]
+    handles += [m.register_forward_hook(count_multiplications) for m in names if hasattr(m, "own_macs")]
     handles += [m.register_forward_hook(count_own) for m in names if hasattr(m, "own_bitops")]
     reference = next(model.parameters(), torch.zeros(()))
     try:
@@ -170,20 +186,23 @@ def bitops(
     return BitOps(tuple(rows), noise=sum(others, 0.0))
 
 
+def _dense_layer(name: str, macs: int, outputs: int) -> LayerBitOps:
+    dense = macs * MULTIPLICATION
+    return LayerBitOps(name=name, macs=macs, outputs=outputs, density=1.0, dense=dense, precise=dense,
+                       approximate=0.0, projection=0.0, selection=0.0)  # fmt: skip
+
+
 def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured: float | None) -> LayerBitOps:
     weight = module.weight
     assert isinstance(weight, Tensor)
     outputs = prod(shape)
     macs = outputs * weight[0].numel()
-    dense = float(macs * PRECISE_BITS**2)
     if not isinstance(module, NoisyLayer):
-        return LayerBitOps(name=name, macs=macs, outputs=outputs, density=1.0, dense=dense, precise=dense,
-                           approximate=0.0, projection=0.0, selection=0.0)  # fmt: skip
+        return _dense_layer(name, macs, outputs)
     injection = module.injection
     density = _nominal_density(injection, weight.shape[0]) if measured is None else Fraction(measured)
     if density == 1 and measured is None:  # nothing is injected, so nothing is approximated
-        return LayerBitOps(name=name, macs=macs, outputs=outputs, density=1.0, dense=dense, precise=dense,
-                           approximate=0.0, projection=0.0, selection=0.0)  # fmt: skip
+        return _dense_layer(name, macs, outputs)
     positions = outputs // weight.shape[0]
     input_bits = injection.bits if injection.quantize_projected else PRECISE_BITS
     additions = Fraction(positions * module.groups * module.rank * module.input_dimension, 3)
@@ -192,7 +211,7 @@ def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured:
         macs=macs,
         outputs=outputs,
         density=float(density),
-        dense=dense,
+        dense=macs * MULTIPLICATION,
         precise=float(density * macs * PRECISE_BITS**2),
         approximate=float(outputs * module.rank * injection.bits * input_bits),
         projection=float(additions * injection.bits),

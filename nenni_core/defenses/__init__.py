@@ -13,6 +13,7 @@ from nenni_core.defenses.ensemble import Ensemble
 from nenni_core.defenses.friendly import FriendlyTraining
 from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
+from nenni_core.defenses.random_projection_filters import RandomProjectionFilters
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.defenses.robust_wrn import RobustWideResNet
 from nenni_core.defenses.sparse import Sparse
@@ -32,6 +33,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "robust_wrn": RobustWideResNet,
     "rse_add": RandomSelfEnsemble,
     "rse_multiply": MultiplicativeNoise,
+    "rpf": RandomProjectionFilters,
     "pni": ParametricNoise,
     "learn2perturb": Learn2Perturb,
     "sparse": Sparse,

@@ -9,6 +9,7 @@ from typing import Any
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
+from nenni_core.defenses.k_winners import KWinnersTakeAll
 from nenni_core.defenses.sparse import Sparse
 from nenni_core.errors import unknown_choice
 
@@ -18,6 +19,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "clean": CleanTraining,
     "adversarial": AdversarialTraining,
     "sparse": Sparse,
+    "k_winners": KWinnersTakeAll,
 }
 """The classes by the names that configurations use."""
 

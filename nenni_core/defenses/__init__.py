@@ -11,6 +11,7 @@ from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.defenses.k_winners import KWinnersTakeAll
 from nenni_core.defenses.sparse import Sparse
+from nenni_core.defenses.stochastic_pruning import StochasticActivationPruning
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "StepContext", "make_defense"]
@@ -20,6 +21,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "adversarial": AdversarialTraining,
     "sparse": Sparse,
     "k_winners": KWinnersTakeAll,
+    "sap": StochasticActivationPruning,
 }
 """The classes by the names that configurations use."""
 

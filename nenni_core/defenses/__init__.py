@@ -19,6 +19,9 @@ from nenni_core.defenses.robust_wrn import RobustWideResNet
 from nenni_core.defenses.sparse import Sparse
 from nenni_core.defenses.trades import Trades
 from nenni_core.defenses.weight_perturbation import AdversarialWeightPerturbation, TradesWeightPerturbation
+from nenni_core.defenses.k_winners import KWinnersTakeAll
+from nenni_core.defenses.sparse import Sparse
+from nenni_core.defenses.stochastic_pruning import StochasticActivationPruning
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "Ensemble", "StepContext", "make_defense"]
@@ -37,6 +40,8 @@ DEFENSES: dict[str, type[Defense]] = {
     "pni": ParametricNoise,
     "learn2perturb": Learn2Perturb,
     "sparse": Sparse,
+    "k_winners": KWinnersTakeAll,
+    "sap": StochasticActivationPruning,
 }
 """The classes by the names that configurations use."""
 

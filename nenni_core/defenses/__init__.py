@@ -11,17 +11,16 @@ from nenni_core.defenses.clean_training import CleanTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.defenses.ensemble import Ensemble
 from nenni_core.defenses.friendly import FriendlyTraining
+from nenni_core.defenses.k_winners import KWinnersTakeAll
 from nenni_core.defenses.learn2perturb import Learn2Perturb
 from nenni_core.defenses.parametric_noise import ParametricNoise
 from nenni_core.defenses.random_projection_filters import RandomProjectionFilters
 from nenni_core.defenses.random_self_ensemble import MultiplicativeNoise, RandomSelfEnsemble
 from nenni_core.defenses.robust_wrn import RobustWideResNet
 from nenni_core.defenses.sparse import Sparse
+from nenni_core.defenses.stochastic_pruning import StochasticActivationPruning
 from nenni_core.defenses.trades import Trades
 from nenni_core.defenses.weight_perturbation import AdversarialWeightPerturbation, TradesWeightPerturbation
-from nenni_core.defenses.k_winners import KWinnersTakeAll
-from nenni_core.defenses.sparse import Sparse
-from nenni_core.defenses.stochastic_pruning import StochasticActivationPruning
 from nenni_core.errors import unknown_choice
 
 __all__ = ["DEFENSES", "Defense", "Ensemble", "StepContext", "make_defense"]

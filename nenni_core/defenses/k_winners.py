@@ -74,7 +74,7 @@ class KWinnersTakeAll(ModifiedNetwork):
         super().__post_init__()
         require("ratio", self.ratio, 0 < self.ratio <= 1, "in (0, 1]")
 
-    def wrap(self, model: nn.Module, seed: int) -> nn.Module:
+    def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """`model` with `KWinners` for each ReLU that is not its direct child."""
         own = {id(child) for child in model.children()} | {id(model)}
         inside = {id(m) for m in model.modules() if isinstance(m, nn.ReLU)} - own

@@ -123,6 +123,7 @@ class RandomProjectionFilters(ModifiedNetwork):
     """
 
     title: ClassVar[str] = "Random Projection Filters (Dong & Xu, 2023)"
+    is_random: ClassVar[bool] = True
 
     random_share: float = 0.75
     """Share of the filters that are random, above 0 and below 1; rounded (48 of 64), one stays learned."""

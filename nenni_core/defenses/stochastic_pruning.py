@@ -113,6 +113,7 @@ class StochasticActivationPruning(FineTuned):
     """
 
     title: ClassVar[str] = "Stochastic Activation Pruning (Dhillon et al., 2018)"
+    is_random: ClassVar[bool] = True
 
     fraction: float = 1.0
     """Draws for each value of a map, above 0; more than 1 is allowed."""
@@ -121,7 +122,7 @@ class StochasticActivationPruning(FineTuned):
         super().__post_init__()
         require("fraction", self.fraction, 0 < self.fraction < float("inf"), "above 0")
 
-    def wrap(self, model: nn.Module, seed: int) -> nn.Module:
+    def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """`model` with each ReLU in a `StochasticPruning`."""
         if not any(isinstance(module, nn.ReLU) for module in model.modules()):
             raise InputError(f"{type(model).__name__} has no nn.ReLU to prune the outputs of")

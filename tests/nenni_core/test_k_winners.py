@@ -14,6 +14,8 @@ from nenni_core.defenses.k_winners import KWinners, KWinnersTakeAll
 from nenni_core.models import build_model
 from nenni_core.training import train
 
+SHAPE = (3, 16, 16)
+
 
 def values(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -84,7 +86,7 @@ def test_the_gradient_passes_where_a_value_is_kept() -> None:
 def test_at_ratio_one_it_is_the_identity() -> None:
     x = values(2, 3, 4, 4)
     assert torch.equal(KWinners(1.0)(x), x)
-    model = KWinnersTakeAll(ratio=1.0).wrap(small(), 0).eval()
+    model = KWinnersTakeAll(ratio=1.0).wrap(small(), 0, SHAPE).eval()
     plain = small().eval()
     for block in plain.stages:
         block[0].relu1 = block[0].relu2 = nn.Identity()
@@ -101,7 +103,7 @@ def test_a_sample_is_told_apart_alone() -> None:
 
 @pytest.mark.parametrize("name", ["small_resnet", "wrn34_10"])
 def test_the_blocks_relus_are_replaced_and_only_these(name: str) -> None:
-    model = KWinnersTakeAll(ratio=0.2).wrap(build_model(name, num_classes=4), 0)
+    model = KWinnersTakeAll(ratio=0.2).wrap(build_model(name, num_classes=4), 0, SHAPE)
     assert isinstance(model.relu, nn.ReLU)
     blocks = sum(type(m).__name__.endswith("Block") for m in model.modules())
     winners = [m for m in model.modules() if isinstance(m, KWinners)]
@@ -112,7 +114,7 @@ def test_the_blocks_relus_are_replaced_and_only_these(name: str) -> None:
 
 def test_each_activation_is_compared_once() -> None:
     plain = bitops(small().eval(), (3, 16, 16))
-    cost = bitops(KWinnersTakeAll().wrap(small(), 0).eval(), (3, 16, 16))
+    cost = bitops(KWinnersTakeAll().wrap(small(), 0, SHAPE).eval(), (3, 16, 16))
     maps = 2 * (32 * 16 * 16 + 64 * 8 * 8 + 128 * 4 * 4)
     assert cost.noise == maps * ADDITION
     assert cost.total - cost.noise == plain.total
@@ -121,7 +123,7 @@ def test_each_activation_is_compared_once() -> None:
 def test_it_trains_to_equal_bits() -> None:
     def run() -> dict[str, Tensor]:
         defense = KWinnersTakeAll(ratio=0.3, objective="clean")
-        model = defense.wrap(small(10), 0)
+        model = defense.wrap(small(10), 0, SHAPE)
         return train(model, *problem(), recipe(epochs=1), seed=0, checkpoint_dir=None, defense=defense).last
 
     first = run()
@@ -136,4 +138,4 @@ def test_wrong_values_are_named() -> None:
     with pytest.raises(InputError, match="objective"):
         make_defense("k_winners", objective="robust")
     with pytest.raises(InputError, match=r"no nn\.ReLU inside a block"):
-        KWinnersTakeAll().wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 0)
+        KWinnersTakeAll().wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 0, SHAPE)

@@ -21,6 +21,8 @@ from nenni_core.training import train
 P = torch.tensor([0.4, 0.25, 0.0, 0.2, 0.1, 0.05])
 """The shares of six values, one of which is 0."""
 
+SHAPE = (3, 16, 16)
+
 
 def pruning(fraction: float = 1.0, seed: int = 0) -> StochasticPruning:
     layer = StochasticPruning(nn.Identity(), fraction)
@@ -142,7 +144,7 @@ def test_memory_format_and_type_are_kept(layout: torch.memory_format) -> None:
 
 def small(seed: int = 0) -> nn.Module:
     model = build_model("small_resnet", num_classes=4, image_size=8)
-    return StochasticActivationPruning().wrap(model, seed).eval()
+    return StochasticActivationPruning().wrap(model, seed, SHAPE).eval()
 
 
 def images(count: int = 6) -> Tensor:
@@ -210,7 +212,7 @@ def test_operations_counted_by_hand() -> None:
     assert pruning(0.5).own_bitops((4, 5, 5), (4, 5, 5)) == expected
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     plain = bitops(model, (3, 5, 5)).total
-    wrapped = StochasticActivationPruning(fraction=0.5).wrap(model, 0)
+    wrapped = StochasticActivationPruning(fraction=0.5).wrap(model, 0, SHAPE)
     assert bitops(wrapped, (3, 5, 5)).total == plain + expected
 
 
@@ -218,7 +220,7 @@ def test_fine_tuning_restarts_to_the_bit(tmp_path: Path) -> None:
     defense = StochasticActivationPruning(base="clean", epochs=2)
 
     def run(directory: Path | None, on_epoch: object = None) -> dict[str, Tensor]:
-        model = defense.wrap(net(), 0)
+        model = defense.wrap(net(), 0, SHAPE)
         return train(model, *problem(), recipe(epochs=2), seed=1, checkpoint_dir=directory,
                      defense=defense, on_epoch=on_epoch).last  # type: ignore[arg-type]  # fmt: skip
 
@@ -248,4 +250,4 @@ def test_wrong_values_are_named() -> None:
     with pytest.raises(InputError, match="unknown base"):
         make_defense("sap", base="trades")
     with pytest.raises(InputError, match=r"no nn\.ReLU"):
-        StochasticActivationPruning().wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), 0)
+        StochasticActivationPruning().wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), 0, SHAPE)

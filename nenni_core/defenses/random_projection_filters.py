@@ -43,7 +43,7 @@ class RandomFilters(nn.Module):
     ) -> Float[Tensor, "batch count out_height out_width"]:
         def draw(stream: NoiseStream) -> Tensor:
             filters = torch.randn(self.shape, generator=stream.generator) / self.shape[-1]
-            return filters.to(x.device)
+            return filters.to(x.device, non_blocking=True)  # so that the host does not wait for it
 
         filters = self.noise_stream.draw(self, draw).to(x.dtype)
         return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation)

@@ -15,6 +15,7 @@ from nenni_core import Injection, inject
 from nenni_core.defenses import Defense, StepContext
 from nenni_core.randomness import held_noise, make_generator, noise_streams, set_noise
 from nenni_core.training import TrainingResult, train
+from nenni_core.training.loop import lay_out_channels_last
 
 SHAPE = (3, SIZE, SIZE)
 
@@ -114,10 +115,21 @@ def assert_injection_keeps_the_noise(defense: Defense) -> None:
 
 
 def assert_runs_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Under autocast and in channels-last memory."""
+    """Under autocast, where convolutions compute in `dtype`, and in channels-last memory, which stays."""
+    lay_out_channels_last(model)
     x = uniform(4, *SHAPE).contiguous(memory_format=torch.channels_last)
+    kinds: set[torch.dtype] = set()
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert output.dim() != 4 or output.is_contiguous(memory_format=torch.channels_last), module
+        if isinstance(module, nn.Conv2d):
+            kinds.add(output.dtype)
+
+    for module in model.modules():
+        module.register_forward_hook(look)
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         assert model(x).isfinite().all()
+    assert kinds == {dtype}
 
 
 def context(**changes: object) -> StepContext:

@@ -66,6 +66,17 @@ def test_draws() -> None:
     assert_draws_as_agreed(PNI.wrap(model, 0, SHAPE))
 
 
+def test_the_deviation_has_bessels_correction() -> None:
+    """Of 0 and 1 it is sqrt(1/2)."""
+    layer = NoisyWeights(nn.Linear(2, 1), 0.25, channelwise=False)
+    with torch.no_grad():
+        layer.layer.weight.copy_(torch.tensor([[0.0, 1.0]]))
+    with held_noise(layer):
+        noise = layer.perturbed_weight() - layer.layer.weight
+        eta = layer.noise_stream.normal(layer, noise, (1, 2))
+    torch.testing.assert_close(noise, 0.25 * 0.5**0.5 * eta)
+
+
 def test_a_single_weight_has_no_deviation() -> None:
     layer = NoisyWeights(nn.Linear(1, 1), 0.25, channelwise=False)
     assert torch.equal(layer.perturbed_weight(), layer.layer.weight)

@@ -66,9 +66,8 @@ class StochasticPruning(nn.Module):
 
         The partial sums of count + 1 exponential numbers over their total are distributed so.
         """
-        kept: dict[int, Tensor] = self.noise_stream.draw(
-            self, lambda stream: {}
-        )  # the layer may be used twice
+        # By their number, for a layer that is used at several places with maps of different sizes.
+        kept: dict[int, Tensor] = self.noise_stream.draw(self, lambda stream: {})
         if count not in kept:
             stream = self.noise_stream
             uniform = torch.rand(

@@ -51,13 +51,13 @@ class StochasticPruning(nn.Module):
         on the image alone.
         """
         count = self.draws(h.shape[1])
-        sums = h.abs().double().cumsum(1)
-        total = sums[:, -1:]
-        total = torch.where(total > 0, total, 1.0)
+        magnitude = h.abs().double()
+        sums = magnitude.cumsum(1)
+        total = torch.where(sums[:, -1:] > 0, sums[:, -1:], 1.0)
         uniform = self._sorted_uniform(h, count)
         places = torch.searchsorted(uniform[0] if len(uniform) == 1 else uniform, sums / total)
         drawn = torch.diff(places, dim=1, prepend=places.new_zeros(len(places), 1)) > 0
-        p = h.abs().double() / total
+        p = (magnitude / total).float()  # places among many numbers need double precision, factors do not
         included = -torch.expm1(count * torch.log1p(-p))
         return torch.where(drawn, 1 / included, 0.0)
 
@@ -66,9 +66,8 @@ class StochasticPruning(nn.Module):
 
         The partial sums of count + 1 exponential numbers over their total are distributed so.
         """
-        kept: dict[int, Tensor] = self.noise_stream.draw(
-            self, lambda stream: {}
-        )  # the layer may be used twice
+        # By their number, for a layer that is used at several places with maps of different sizes.
+        kept: dict[int, Tensor] = self.noise_stream.draw(self, lambda stream: {})
         if count not in kept:
             stream = self.noise_stream
             uniform = torch.rand(

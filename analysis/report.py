@@ -283,6 +283,8 @@ def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
     found = []
     for run in runs.filter(pl.col("stage").is_in(order)).iter_rows(named=True):
         subject = names.variant_name(run) if run["stage"] == "finetune" and run["defence"] else ""
+        if run["stage"] in ("pretrain", "defend", "distill") and run["trained_by"] not in names.PLAIN:
+            subject = run["trained_by_title"] or run["trained_by"]
         found.append(
             {
                 "place": (order.index(run["stage"]), names.variant_order(run)),

@@ -88,7 +88,31 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
         signs = [sign for row in gains if (sign := _sign(table, row, knowing)) is not None]
         if signs:
             sentences.append(_verdict_over_all(signs, _attacker(knowing)))
-    return " ".join(sentences)
+    return " ".join(sentences + _best_defence(table, noisy, knowing or blocked))
+
+
+def _best_defence(table: RobustnessTable, noisy: list[Row], column: str | None) -> list[str]:
+    """Which of several defences is the most robust one under `column`, and the best network with noise.
+
+    No sentence where there is one defence only, or networks of several models or data sets.
+    """
+    dense = [row for row in table.rows if row.is_dense and column and row.cells.get(column)]
+    if len(dense) < 2 or len({(row.identity["model"], row.identity["dataset"]) for row in table.rows}) > 1:
+        return []
+    assert column is not None
+
+    def best(rows: list[Row]) -> str:
+        row = max((row for row in rows if row.cells[column]), key=lambda row: row.cells[column].value)  # type: ignore[union-attr]
+        share = row.cells[column]
+        assert share is not None
+        return f"{row.label} with {names.percent(share.value)}%"
+
+    under = _under(column)
+    sentence = f"{under[0].upper()}{under[1:]} the best of {len(dense)} networks without injected noise is "
+    sentence += best(dense)
+    if any(row.cells[column] for row in noisy):
+        sentence += f", and the best with it {best(noisy)}"
+    return [f"{sentence}."]
 
 
 def _under(column: str) -> str:

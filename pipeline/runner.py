@@ -40,8 +40,11 @@ class Plan:
         experiment = self.experiment
         if stage == "prepare":
             return experiment.prepare.dataset
-        if stage in ("pretrain", "distill"):
-            return f"{experiment.pretrain.model} on {experiment.prepare.dataset}"
+        if stage in ("pretrain", "defend", "distill"):
+            pretrain = experiment.pretrain.base() if stage == "pretrain" else experiment.pretrain
+            by = pretrain.defense.label
+            network = f"{pretrain.model} on {experiment.prepare.dataset}"
+            return network if by == "adversarial" else f"{network}, {by}"
         return experiment.label
 
 

@@ -225,3 +225,14 @@ def test_other_data_is_not_compared() -> None:
 )
 def test_the_pair_of_attackers(columns: tuple[str, ...], pair: tuple[str | None, str | None]) -> None:
     assert attack_pair(RobustnessTable(columns=columns, rows=())) == pair
+
+
+def test_the_best_of_several_defences_is_named() -> None:
+    assert "without injected noise" not in summary(noisy(800, 700, 200)).headline
+    columns = {"clean": 800, "pgd20": 510, "pgd20_straight_through": 540}
+    other = row("TRADES (Zhang et al., 2019)", columns, defence="dense", trained_by="trades")
+    unknown = row("FAT (Zhang et al., 2020)", dict.fromkeys(columns), defence="dense", trained_by="fat")
+    assert summary(noisy(800, 700, 200), other, unknown).headline.endswith(
+        "the best of 2 networks without injected noise is TRADES (Zhang et al., 2019) with 54.0%, "
+        "and the best with it Ratio 0.9, clean with 20.0%."
+    )

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 MOMENTS = {
     "prepare": "dataset.json",
     "pretrain": f"{SCRATCH}/cpu/epoch-00003.safetensors",
+    "defend": f"{SCRATCH}/cpu/epoch-00002.safetensors",
     "distill": "layers.csv",
     "finetune": f"{SCRATCH}/cpu/epoch-00002.safetensors",
     "attack": f"{SCRATCH}/cpu/pgd20-00000.safetensors",
@@ -60,7 +61,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A parameter file with enough epochs to be interrupted in."""
     content: dict[str, Any] = copy.deepcopy(TINY)
-    content["pretrain"] |= {"epochs": 6}
+    content["pretrain"] |= {"epochs": 6, "defense": {"kind": "sparse", "method": "surgery", "epochs": 4}}
     content["distill"] |= {"solver": "sgd", "epochs": 20}
     content["finetune"] |= {"epochs": 4, "dense": False, "objective": "adversarial"}
     path = tmp_path_factory.mktemp("interruptions")
@@ -94,7 +95,7 @@ def same_results(first: Store, second: Store, planned: Plan) -> None:
 
 
 def test_dvc_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store, tmp_path: Path) -> None:
-    """`dvc repro` and what it runs, killed five times, then left alone: as if nothing had happened."""
+    """`dvc repro` and what it runs, killed in each stage, then left alone: as if nothing had happened."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     checkout = Checkout(tmp_path / "checkout", yaml.safe_load((folder / "params.yaml").read_text()))

@@ -1,14 +1,16 @@
 """Accuracy under every attack and cost, one row per network."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import polars as pl
 
 from analysis import names, protocol
-from analysis.comparison import Share
+from analysis.comparison import Distance, Share
 from analysis.masking import Verdict, read_verdict
 from analysis.paper import PrintedReduction, printed_reduction
 from analysis.runs import FINISHED
@@ -51,6 +53,7 @@ PROVENANCE = (
     "seconds",
 )
 BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
+UNNAMED = ("images", "status", "random", "trained_by_title", "trained_by_settings", "params")
 WORST_CASE = "worst_case"
 [MASKING] = names.MASKING
 
@@ -75,6 +78,10 @@ class Row:
     masking: Verdict | None = None
     random: bool | None = None
     trained_by_title: str | None = None
+    trained_by_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Kind and settings of the defence that the dense network was trained by; empty where not recorded."""
+    distances: Mapping[str, Distance] = field(default_factory=dict)
+    """By attack that looks for the smallest change: the median over the images that were right before."""
 
     @property
     def is_dense(self) -> bool:
@@ -242,6 +249,18 @@ def cell(run: Mapping[str, Any], column: str) -> Share | None:
     return Share(correct=correct, images=run["images"])
 
 
+def _distances(run: Mapping[str, Any]) -> dict[str, Distance]:
+    """The median distances of a run; an end that is not recorded is an infinite one."""
+    found = {}
+    for name, value in run.items():
+        prefix, _, attack = name.partition("/")
+        if prefix == "median_distance" and "/" not in attack and value is not None:
+            low, high = run.get(f"{name}/low"), run.get(f"{name}/high")
+            ends = (-inf if low is None else low, inf if high is None else high)
+            found[attack] = Distance(value=value, interval=ends)
+    return found
+
+
 def _identified(run: dict[str, Any]) -> dict[str, Any]:
     """`run`; a dense network has no noise, so that what its tags say of noise is dropped."""
     if run["defence"] != "dense":
@@ -272,9 +291,7 @@ def _labels(found: list[dict[str, Any]]) -> list[str]:
 
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
     """A network without a run: as `one` says; its teacher as in the runs where they agree."""
-    blank: dict[str, Any] = dict.fromkeys(
-        (*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "random", "trained_by_title", "params")
-    )
+    blank: dict[str, Any] = dict.fromkeys((*IDENTITY, *PROVENANCE, *BITOPS, *UNNAMED))
     for name in TEACHER:
         values = {run[name] for run in tracked}
         blank[name] = values.pop() if len(values) == 1 else None
@@ -296,6 +313,8 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         masking=read_verdict(run) if done else None,
         random=run["random"],
         trained_by_title=run["trained_by_title"],
+        trained_by_settings=json.loads(run["trained_by_settings"] or "{}"),
+        distances=_distances(run) if done else {},
     )
 
 

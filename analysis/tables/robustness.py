@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import polars as pl
@@ -188,11 +188,17 @@ class RobustnessTable:
 
         `<column>_accuracy`, `_low` and `_high` are fractions (95% Wilson interval), `_correct` counts of
         `images`, null for a mean over noise draws; reductions are fractions of the dense network's BitOPs.
+        `<attack>_median_distance`, `_low` and `_high` are l2 norms, null where infinite; there are such
+        columns for the attacks that a row has them of.
         `masking` is how many tests of the verdict on masked gradients are raised and `masking_tests` their
         names, both null without a verdict; there are no such columns where no network has one.
         """
         rows = [_record(row, self.columns) for row in self.rows]
         schema = _record_schema(self.columns)
+        for attack in names.attack_order({attack for row in self.rows for attack in row.distances}):
+            entries = [_distance_record(attack, row.distances.get(attack)) for row in self.rows]
+            rows = [record | entry for record, entry in zip(rows, entries, strict=True)]
+            schema |= dict.fromkeys(entries[0], pl.Float64())
         if self.has_masking:
             rows = [record | _verdict(row) for record, row in zip(rows, self.rows, strict=True)]
             schema |= {MASKING: pl.Int64(), f"{MASKING}_tests": pl.String()}
@@ -335,6 +341,13 @@ def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
     record["reduction_measured"] = row.reduction_measured
     record["reduction_paper"] = row.printed.reduction if row.printed else None
     return record | {name: row.tracked[name] for name in PROVENANCE}
+
+
+def _distance_record(attack: str, distance: Distance | None) -> dict[str, float | None]:
+    ends = (distance.value, *distance.interval) if distance else (None, None, None)
+    columns = (f"{attack}_median_distance{suffix}" for suffix in ("", "_low", "_high"))
+    finite = (None if end is None or not isfinite(end) else end for end in ends)
+    return dict(zip(columns, finite, strict=True))
 
 
 def _verdict(row: Row) -> dict[str, Any]:

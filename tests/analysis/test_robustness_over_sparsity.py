@@ -212,6 +212,10 @@ def test_an_infinite_distance_is_no_point(recorder: Recorder) -> None:
         lacking = {0.8: {name: -1.0, f"{name}/high": -1.0}, 0.9: {f"{name}/high": -1.0}}.get(level, {})
         attacked(recorder, parent, settings(level, "magnitude"), correct, **lacking)
     table = build_table(read_back(recorder, "infinite", {}).runs)
+    written = {row["trained_by"].split("-")[4]: row for row in table.to_polars().iter_rows(named=True)}
+    assert written["0.5"]["deepfool_median_distance_high"] == 0.45
+    assert written["0.8"]["deepfool_median_distance"] is None
+    assert written["0.9"]["deepfool_median_distance_high"] is None
     points = dict(only_study(table).curves["magnitude"])
     assert points[0.8].distances == {}
     assert points[0.9].distances["deepfool"].interval == (0.43, float("inf"))

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from analysis import report
 from analysis.current import read_current_set
-from analysis.figures import accuracy_over_bitops
+from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.runs import NothingTrackedError, Parent, default_tracking_uri, find_parent, stage_runs
@@ -113,7 +113,11 @@ def write(
         (out / "report.html").write_text(page, encoding="utf-8")
         (out / "table.md").write_text(markdown, encoding="utf-8")
         (out / "table.csv").write_text(table.to_polars().write_csv(), encoding="utf-8")
-        figures = accuracy_over_bitops.save(table, out / "figures")
+        figures = [
+            path
+            for kind in (accuracy_over_bitops, robustness_over_sparsity)
+            for path in kind.save(table, out / "figures")
+        ]
     except OSError as error:
         where = error.filename or out
         reason = error.strerror or error

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Protocol
 
 from nenni_core.statistics import wilson_interval
 
@@ -33,8 +34,26 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distance:
+    """A median l2 distance with the ends of its 95% interval, of which the upper one may be infinite."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+class Estimate(Protocol):
+    """A number with a 95% interval: a `Share` or a `Distance`."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def interval(self) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
-    """`value` with its 95% interval; all three are fractions from -1 to 1."""
+    """`value` with its 95% interval; of two shares all three are fractions from -1 to 1."""
 
     value: float
     low: float
@@ -48,10 +67,11 @@ class Difference:
         return -1 if self.high < 0 else 0
 
 
-def difference(now: Share, before: Share) -> Difference:
+def difference(now: Estimate, before: Estimate) -> Difference:
     """How much larger `now` is than `before`, with the interval of two independent samples.
 
-    Newcombe 1998 (Statistics in Medicine 17:873), method 10: the Wilson intervals of both shares combined.
+    Newcombe 1998 (Statistics in Medicine 17:873), method 10: the Wilson intervals of both shares combined;
+    for distances the same rule with their intervals (Zou and Donner 2008, Statistics in Medicine 27:1693).
     Networks that see the same images tend to err on the same ones; the true interval is then narrower, so
     that what is called clear here is clear in a paired comparison as well.
     """

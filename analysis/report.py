@@ -9,9 +9,12 @@ from typing import Any
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
-from analysis import names
-from analysis.figures import accuracy_over_bitops as figure
+from analysis import names, sparsity
+from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
+from analysis.figures.drawing import INK, MUTED, SERIES_STYLES
+from analysis.figures.drawing import render as render_figure
 from analysis.notes import attack_params, computed_on, missing_cells
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
@@ -28,12 +31,9 @@ PAPER = (
 # The figure's colours become the page's, which has a light and a dark set of them.
 PAGE_COLOURS = {
     "#ffffff": "var(--paper)",
-    figure.INK: "var(--ink)",
-    figure.MUTED: "var(--muted)",
-    **{
-        colour.lower(): f"var(--series-{place})"
-        for place, (colour, _, _) in enumerate(figure.SERIES_STYLES, 1)
-    },
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    **{colour.lower(): f"var(--series-{place})" for place, (colour, _, _) in enumerate(SERIES_STYLES, 1)},
 }
 FIELDS = (
     "kind",
@@ -77,7 +77,6 @@ def render(
         undefined=StrictUndefined,
     )
     environment.filters["code"] = _code
-    drawn = figure.draw(table)
     return environment.get_template("report.html.j2").render(
         title=title(table),
         facts=_facts(table, parent),
@@ -91,7 +90,8 @@ def render(
         missing=missing_cells(table),
         command=command,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,
-        figure=None if drawn is None else inline_svg(figure.render(drawn, "svg").decode()),
+        figure=_inlined(accuracy_over_bitops.draw(table), "figure-caption"),
+        sparsity=_sparsity(table),
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),
         teachers=_teachers(table),
@@ -105,15 +105,24 @@ def render(
 def title(table: RobustnessTable) -> str:
     """The heading of the report and of the Markdown table: "Noise injection: small_resnet on digits"."""
     networks = sorted({f"{row.identity['model']} on {row.identity['dataset']}" for row in table.rows})
-    return f"Noise injection: {', '.join(networks)}"
+    noisy = any(not row.is_dense for row in table.rows)
+    subject = "Sparse networks" if not noisy and sparsity.studies(table) else "Noise injection"
+    return f"{subject}: {', '.join(networks)}"
 
 
-def inline_svg(text: str) -> Markup:
-    """matplotlib's SVG file as an element of the page, in the page's colours and as wide as it allows."""
+def _inlined(drawn: Figure | None, caption_id: str) -> Markup | None:
+    return None if drawn is None else inline_svg(render_figure(drawn, "svg").decode(), caption_id)
+
+
+def inline_svg(text: str, caption_id: str = "figure-caption") -> Markup:
+    """matplotlib's SVG file as an element of the page, in the page's colours and as wide as it allows.
+
+    `caption_id` is the element that says what it shows.
+    """
     text = text[text.index("<svg") :]
     opening, rest = text.split(">", 1)
     opening = re.sub(r' (?:width|height|version)="[^"]*"', "", opening)
-    text = f'{opening} role="img" aria-labelledby="figure-caption">{rest}'
+    text = f'{opening} role="img" aria-labelledby="{caption_id}">{rest}'
     for colour, variable in PAGE_COLOURS.items():
         text = text.replace(f": {colour}", f": {variable}")
     return Markup(text)
@@ -182,6 +191,22 @@ def _masking(table: RobustnessTable) -> dict[str, Any] | None:
         "caption": masking.caption(table),
         "headings": masking.headings(table),
         "rows": [(row.label, row.is_dense, masking.cells(table, row)) for row in table.rows],
+    }
+
+
+def _sparsity(table: RobustnessTable) -> dict[str, Any] | None:
+    """Robustness over sparsity, as a figure and in words; None if there are no sparse networks to compare."""
+    drawn = _inlined(robustness_over_sparsity.draw(table), "sparsity-caption")
+    if drawn is None:
+        return None
+    found = sparsity.studies(table)
+    return {
+        "figure": drawn,
+        "fine_tuned": all(study.fine_tuned for study in found),
+        "studies": [
+            (study.title, sparsity.headline(table, study), sparsity.sentences(table, study))
+            for study in found
+        ],
     }
 
 

@@ -42,6 +42,7 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "projection_ratio": (pl.Float64(), "rows of the projection per patch element; null likewise"),
     "trained_by": (pl.String(), "defence that the dense network was trained by, with unusual settings"),
     "trained_by_title": (pl.String(), "the same as tables write it, with its source"),
+    "trained_by_settings": (pl.String(), "kind and every setting of that defence, a JSON object"),
     "ensemble": (pl.Int64(), "forward passes whose mean probability is the prediction"),
     "random": (pl.Boolean(), "true where two forward passes of the network differ"),
     "pretrain_epochs": (pl.Int64(), "epochs of the teacher's training"),
@@ -59,8 +60,9 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
 }
 # Metrics with a slash come on top, under their MLflow name: `accuracy/pgd20` (fraction, 0 to 1), the counts
 # `correct/pgd20`, `forwards/pgd20`, `backwards/pgd20`, and `seconds/pgd20`; and of the verdict on masked
-# gradients `masking/<test>` (1 raised, 0 not) and its numbers `masking/<test>/<number>` (fractions). Null
-# where a run lacks one.
+# gradients `masking/<test>` (1 raised, 0 not) and its numbers `masking/<test>/<number>` (fractions);
+# `median_distance/deepfool` (l2, in [0, 1] pixel units) with its ends `.../low` and `.../high`, none where
+# they are infinite. Null where a run lacks one.
 COUNT_PREFIXES = ("correct/", "forwards/", "backwards/")
 
 

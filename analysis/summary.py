@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from analysis import names
+from analysis import names, sparsity
 from analysis.comparison import Difference, difference
 from analysis.tables.robustness import WORST_CASE, RobustnessTable, Row
 
@@ -67,8 +67,9 @@ def _longest_pgd(table: RobustnessTable) -> tuple[str | None, str | None]:
 
 
 def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
+    sparse = " ".join(sparsity.headline(table, study) for study in sparsity.studies(table))
     if not noisy:
-        return "No network with noise has a result yet."
+        return sparse or "No network with noise has a result yet."
     sentences = []
     costs = sorted(row.cost for row in noisy if row.cost is not None)
     if costs:
@@ -88,7 +89,8 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
         signs = [sign for row in gains if (sign := _sign(table, row, knowing)) is not None]
         if signs:
             sentences.append(_verdict_over_all(signs, _attacker(knowing)))
-    return " ".join(sentences + _best_defence(table, noisy, knowing or blocked))
+    sentences += _best_defence(table, noisy, knowing or blocked)
+    return " ".join([*sentences, *([sparse] if sparse else [])])
 
 
 def _best_defence(table: RobustnessTable, noisy: list[Row], column: str | None) -> list[str]:

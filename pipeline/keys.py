@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Attack, AttackRun, Section
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 4}
+VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 5}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.defense_choice import DefenseChoice
 from pipeline.experiment import Experiment
 from pipeline.files import read_json
-from pipeline.keys import stage_seed
+from pipeline.keys import canonical_json, stage_seed
 from pipeline.provenance import commit
 from pipeline.runner import Plan
 from pipeline.store import MASKING, Entry
@@ -35,6 +35,7 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "model": experiment.pretrain.model,
             "trained_by": _trained_by(stage, experiment).label,
             "trained_by_title": _trained_by(stage, experiment).defense().title,
+            "trained_by_settings": canonical_json(_trained_by(stage, experiment).model_dump(mode="json")),
             "pretrain_epochs": str(experiment.pretrain.epochs),
         }
     if stage in ("finetune", "attack"):

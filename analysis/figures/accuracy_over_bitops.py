@@ -1,6 +1,5 @@
 """Accuracy over cost: what a network that computes less still gets right."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,35 +11,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import names
 from analysis.comparison import Share
+from analysis.figures.drawing import INK, MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
+from analysis.figures.drawing import save as save_figure
 from analysis.summary import STRAIGHT, attack_pair
 from analysis.tables.robustness import RobustnessTable, Row
 
-FORMATS = ("svg", "png", "pdf")
-# Okabe and Ito's palette, told apart in grey as well: every series has its own marker and line style.
-SERIES_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))
-INK = "#1f2328"
-MUTED = "#6e7781"
-# A fixed salt and no dates: the same table gives the same bytes.
-SETTINGS = {
-    "svg.hashsalt": "nenni",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.linewidth": 0.8,
-}
-METADATA: dict[str, dict[str, None]] = {
-    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None},
-}
 # Left end of the horizontal axis: the names of the series stand between it and zero.
 LEFT = -38
 # Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
@@ -87,27 +62,9 @@ def draw(table: RobustnessTable) -> Figure | None:
     return figure
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """`figure` as the bytes of an "svg", "png" or "pdf" file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with rc_context(SETTINGS):
-        figure.savefig(buffer, format=kind, dpi=200, metadata=METADATA[kind])
-    return buffer.getvalue()
-
-
 def save(table: RobustnessTable, folder: Path) -> list[Path]:
     """Write accuracy_over_bitops.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    written = []
-    for kind in FORMATS:
-        # A figure per format: the backends leave their traces in it.
-        figure = draw(table)
-        if figure is None:
-            return []
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"accuracy_over_bitops.{kind}"
-        path.write_bytes(render(figure, kind))
-        written.append(path)
-    return written
+    return save_figure(lambda: draw(table), folder, "accuracy_over_bitops")
 
 
 def _panel(row: Row) -> tuple[str, ...]:
@@ -126,8 +83,7 @@ def _title(row: Row, several: list[str]) -> str:
 
 def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list[str], title: str) -> None:
     ax.set_ylabel("Accuracy in %")
-    ax.grid(axis="y", color=MUTED, alpha=0.18, linewidth=0.6)
-    ax.set_axisbelow(True)
+    quiet_grid(ax)
     ax.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=25)
     dense = table.dense_for(rows[0])
     labels: list[tuple[float, str, str]] = []
@@ -163,24 +119,9 @@ def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list
 def _points(
     ax: Axes, places: list[float], shares: Sequence[Share], colour: str, marker: str, *, filled: bool
 ) -> None:
-    if not places:
-        return
     values = [100 * share.value for share in shares]
-    below = [100 * (share.value - share.interval[0]) for share in shares]
-    above = [100 * (share.interval[1] - share.value) for share in shares]
-    ax.errorbar(
-        places,
-        values,
-        yerr=[below, above],
-        fmt=marker,
-        color=colour,
-        markersize=5,
-        markerfacecolor=colour if filled else "white",
-        markeredgewidth=1.2,
-        elinewidth=0.9,
-        capsize=2,
-        zorder=3,
-    )
+    intervals = [(100 * low, 100 * high) for low, high in (share.interval for share in shares)]
+    points_with_bars(ax, places, values, intervals, colour, marker, filled=filled)
 
 
 def _place(row: Row) -> float:

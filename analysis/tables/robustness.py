@@ -1,14 +1,16 @@
 """Accuracy under every attack and cost, one row per network."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf, isfinite
 from typing import Any
 
 import polars as pl
 
 from analysis import names, protocol
-from analysis.comparison import Share
+from analysis.comparison import Distance, Share
 from analysis.masking import Verdict, read_verdict
 from analysis.paper import PrintedReduction, printed_reduction
 from analysis.runs import FINISHED
@@ -51,6 +53,7 @@ PROVENANCE = (
     "seconds",
 )
 BITOPS = ("bitops_dense", "bitops_nominal", "bitops_measured")
+UNNAMED = ("images", "status", "random", "trained_by_title", "trained_by_settings", "params")
 WORST_CASE = "worst_case"
 [MASKING] = names.MASKING
 
@@ -75,6 +78,10 @@ class Row:
     masking: Verdict | None = None
     random: bool | None = None
     trained_by_title: str | None = None
+    trained_by_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Kind and settings of the defence that the dense network was trained by; empty where not recorded."""
+    distances: Mapping[str, Distance] = field(default_factory=dict)
+    """By attack that looks for the smallest change: the median over the images that were right before."""
 
     @property
     def is_dense(self) -> bool:
@@ -181,11 +188,17 @@ class RobustnessTable:
 
         `<column>_accuracy`, `_low` and `_high` are fractions (95% Wilson interval), `_correct` counts of
         `images`, null for a mean over noise draws; reductions are fractions of the dense network's BitOPs.
+        `<attack>_median_distance`, `_low` and `_high` are l2 norms, null where infinite; there are such
+        columns for the attacks that a row has them of.
         `masking` is how many tests of the verdict on masked gradients are raised and `masking_tests` their
         names, both null without a verdict; there are no such columns where no network has one.
         """
         rows = [_record(row, self.columns) for row in self.rows]
         schema = _record_schema(self.columns)
+        for attack in names.attack_order({attack for row in self.rows for attack in row.distances}):
+            entries = [_distance_record(attack, row.distances.get(attack)) for row in self.rows]
+            rows = [record | entry for record, entry in zip(rows, entries, strict=True)]
+            schema |= dict.fromkeys(entries[0], pl.Float64())
         if self.has_masking:
             rows = [record | _verdict(row) for record, row in zip(rows, self.rows, strict=True)]
             schema |= {MASKING: pl.Int64(), f"{MASKING}_tests": pl.String()}
@@ -242,6 +255,18 @@ def cell(run: Mapping[str, Any], column: str) -> Share | None:
     return Share(correct=correct, images=run["images"])
 
 
+def _distances(run: Mapping[str, Any]) -> dict[str, Distance]:
+    """The median distances of a run; an end that is not recorded is an infinite one."""
+    found = {}
+    for name, value in run.items():
+        prefix, _, attack = name.partition("/")
+        if prefix == "median_distance" and "/" not in attack and value is not None:
+            low, high = run.get(f"{name}/low"), run.get(f"{name}/high")
+            ends = (-inf if low is None else low, inf if high is None else high)
+            found[attack] = Distance(value=value, interval=ends)
+    return found
+
+
 def _identified(run: dict[str, Any]) -> dict[str, Any]:
     """`run`; a dense network has no noise, so that what its tags say of noise is dropped."""
     if run["defence"] != "dense":
@@ -272,9 +297,7 @@ def _labels(found: list[dict[str, Any]]) -> list[str]:
 
 def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, Any]:
     """A network without a run: as `one` says; its teacher as in the runs where they agree."""
-    blank: dict[str, Any] = dict.fromkeys(
-        (*IDENTITY, *PROVENANCE, *BITOPS, "images", "status", "random", "trained_by_title", "params")
-    )
+    blank: dict[str, Any] = dict.fromkeys((*IDENTITY, *PROVENANCE, *BITOPS, *UNNAMED))
     for name in TEACHER:
         values = {run[name] for run in tracked}
         blank[name] = values.pop() if len(values) == 1 else None
@@ -296,6 +319,8 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         masking=read_verdict(run) if done else None,
         random=run["random"],
         trained_by_title=run["trained_by_title"],
+        trained_by_settings=json.loads(run["trained_by_settings"] or "{}"),
+        distances=_distances(run) if done else {},
     )
 
 
@@ -316,6 +341,13 @@ def _record(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
     record["reduction_measured"] = row.reduction_measured
     record["reduction_paper"] = row.printed.reduction if row.printed else None
     return record | {name: row.tracked[name] for name in PROVENANCE}
+
+
+def _distance_record(attack: str, distance: Distance | None) -> dict[str, float | None]:
+    ends = (distance.value, *distance.interval) if distance else (None, None, None)
+    columns = (f"{attack}_median_distance{suffix}" for suffix in ("", "_low", "_high"))
+    finite = (None if end is None or not isfinite(end) else end for end in ends)
+    return dict(zip(columns, finite, strict=True))
 
 
 def _verdict(row: Row) -> dict[str, Any]:

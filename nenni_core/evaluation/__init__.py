@@ -14,6 +14,7 @@ from nenni_core.evaluation.results import (
     AttackOutcome,
     Evaluation,
     Examples,
+    Median,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Evaluation",
     "Examples",
     "MaskingVerdict",
+    "Median",
     "evaluate",
     "image_layout",
     "is_random",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nenni_core.attacks.kinds import counts_in_worst_case, settings_of
+from nenni_core.attacks.kinds import attack_kind, counts_in_worst_case, settings_of
 from nenni_core.attacks.spec import AttackSpec
 from nenni_core.errors import unknown_choice
-from nenni_core.statistics import wilson_interval
+from nenni_core.statistics import median_interval, wilson_interval
 
 CLEAN = "clean"
 WORST_CASE = "worst_case"
@@ -20,6 +21,14 @@ WORST_CASE = "worst_case"
 
 class Accuracy(NamedTuple):
     """A share of the images, with the ends of its 95% Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Median(NamedTuple):
+    """A median with the ends of its 95% interval (`median_interval`); infinite values are possible."""
 
     value: float
     low: float
@@ -56,10 +65,17 @@ class AttackOutcome:
     """Adversarial images of the samples in `Examples.index`."""
 
     @property
-    def median_distance(self) -> float | None:
-        """Median l2 norm of the perturbations that fooled the model; None if there are none."""
+    def median_distance(self) -> Median | None:
+        """Median l2 norm of the perturbations that it takes to fool the model, over the images attacked.
+
+        An image on which the attack fails counts as infinitely far. None for attacks that stay in a ball
+        instead of looking for the smallest perturbation, and where nothing was attacked.
+        """
+        if attack_kind(self.spec).norm is not None or self.attacked == 0:
+            return None
         fooling = self.distance[(self.distance > 0) & ~self.correct]
-        return float(fooling.median()) if len(fooling) else None
+        failed = self.attacked - len(fooling)
+        return Median(*median_interval([*fooling.tolist(), *[inf] * failed]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,8 +176,8 @@ class Evaluation:
                 "backwards": outcome.backwards,
                 "zero_gradients": outcome.zero_gradients,
                 "seconds": outcome.seconds,
-                "median_distance": outcome.median_distance,
             }
+            | _distance(outcome.median_distance)
             for name, outcome in self.attacks.items()
         }
         return {
@@ -186,3 +202,11 @@ class Evaluation:
         columns["worst_case_correct"] = self.worst_case_correct
         columns["worst_case_probability"] = self.probability(WORST_CASE)
         return {name: column.numpy() for name, column in columns.items()}
+
+
+def _distance(median: Median | None) -> dict[str, dict[str, float | None]]:
+    """A median distance as plain JSON types, null for an infinite end; nothing where there is none."""
+    if median is None:
+        return {}
+    ends = median._asdict()
+    return {"median_distance": {name: ends[name] if isfinite(ends[name]) else None for name in ends}}

@@ -96,6 +96,11 @@ def run(
             metrics[f"forwards/{name}"] = float(facts["forwards"])
             metrics[f"backwards/{name}"] = float(facts["backwards"])
             metrics[f"zero_gradients/{name}"] = float(facts["zero_gradients"])
+        # infinite ends are left out: what is not there is not finite
+        for end, distance in facts.get("median_distance", {}).items():
+            if distance is not None:
+                suffix = "" if end == "value" else f"/{end}"
+                metrics[f"median_distance/{name}{suffix}"] = distance
     for name in ("dense", "nominal", "measured"):
         metrics[f"bitops_{name}"] = costs[name]
     return metrics

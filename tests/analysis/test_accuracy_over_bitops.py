@@ -7,14 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 from recorded_runs import DENSE, Recorded, Recorder, noise, read_back
 
-from analysis.figures.accuracy_over_bitops import (
-    FORMATS,
-    SERIES_STYLES,
-    _spread,
-    draw,
-    render,
-    save,
-)
+from analysis.figures.accuracy_over_bitops import _spread, draw, save
+from analysis.figures.drawing import FORMATS, SERIES_STYLES, render
 from analysis.tables.robustness import RobustnessTable, build_table
 
 

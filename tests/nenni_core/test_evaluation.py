@@ -21,7 +21,7 @@ from attack_models import (
 )
 from evaluation_problem import ATTACKS as THREE
 from evaluation_problem import judge
-from scipy.stats import binomtest
+from scipy.stats import binomtest, quantile_test
 from torch import nn
 
 from nenni_core.attacks import ATTACKS, AttackKind, AttackSpec, run_attack
@@ -152,6 +152,27 @@ class TestNumbers:
         assert attack["value"] == result.accuracy("pgd20").value
         assert summary["clean"]["correct"] == 18
         assert attack["seconds"] > 0
+
+    def test_the_median_distance_is_that_of_the_images_that_were_right(self, net):
+        """An image on which the attack fails lies infinitely far, wherever the attack has left it."""
+        deepfool, one_step = (
+            AttackSpec(name=f"deepfool_{steps}", kind="deepfool", steps=steps, overshoot=0.0)
+            for steps in (50, 1)
+        )
+        result = run(net, (deepfool, one_step, FGSM))
+        records, summary = result.records(), json.loads(json.dumps(result.summary()))
+        for name in ("deepfool_50", "deepfool_1"):
+            right = records["clean_correct"]
+            needed = np.where(records[f"{name}_correct"], np.inf, records[f"{name}_distance"])[right]
+            median = result.attacks[name].median_distance
+            assert median is not None
+            assert median.value == pytest.approx(np.median(needed))
+            ends = quantile_test(needed, p=0.5).confidence_interval(0.95)
+            assert (median.low, median.high) == pytest.approx((ends.low, ends.high))
+            finite = {end: v if np.isfinite(v) else None for end, v in median._asdict().items()}
+            assert summary["attacks"][name]["median_distance"] == finite
+        assert result.attacks["fgsm"].median_distance is None
+        assert "median_distance" not in summary["attacks"]["fgsm"]
 
     def test_records_are_columns_of_one_table(self, net):
         records = run(net, (FGSM, PGD)).records()

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stored_stages import EPOCHS, plans_of, store_set, store_stage
 from tracked_runs import all_runs, history, runs_of, track
 from typer.testing import CliRunner
 
+from nenni_core.defenses import make_defense
 from pipeline import tracking
 from pipeline.config import Tracking
 from pipeline.run_tags import flatten
@@ -71,6 +73,8 @@ def test_a_set_becomes_a_parent_with_a_child_per_stage_instance(
         "key": plans[2].keys["attack"],
     }
     assert {name: tags.get(name) for name in expected} == expected
+    settings = {"kind": "adversarial"} | asdict(make_defense("adversarial"))
+    assert json.loads(tags["trained_by_settings"]) == settings
     assert json.loads(tags["upstream_keys"]) == plans[2].upstream_keys("attack")
     dense = attacks["dense"].data.tags
     assert (dense["defence"], dense["ratio"], dense["objective"]) == ("dense", "", "")

@@ -1,0 +1,95 @@
+"""How all figures look, and how they become files that are the same every time."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+FORMATS = ("svg", "png", "pdf")
+# Okabe and Ito's palette, told apart in grey as well: every series has its own marker and line style.
+SERIES_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))
+INK = "#1f2328"
+MUTED = "#6e7781"
+# A fixed salt and no dates: the same table gives the same bytes.
+SETTINGS = {
+    "svg.hashsalt": "nenni",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.8,
+}
+METADATA: dict[str, dict[str, None]] = {
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """`figure` as the bytes of an "svg", "png" or "pdf" file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context(SETTINGS):
+        figure.savefig(buffer, format=kind, dpi=200, metadata=METADATA[kind])
+    return buffer.getvalue()
+
+
+def save(draw: Callable[[], Figure | None], folder: Path, name: str) -> list[Path]:
+    """Write <name>.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
+    written = []
+    for kind in FORMATS:
+        # A figure per format: the backends leave their traces in it.
+        figure = draw()
+        if figure is None:
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.{kind}"
+        path.write_bytes(render(figure, kind))
+        written.append(path)
+    return written
+
+
+def quiet_grid(ax: Axes) -> None:
+    """Faint horizontal lines behind the data."""
+    ax.grid(axis="y", color=MUTED, alpha=0.18, linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def points_with_bars(
+    ax: Axes,
+    places: Sequence[float],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    colour: str,
+    marker: str,
+    *,
+    filled: bool,
+) -> None:
+    """Points at (place, value) with a bar over the interval (low, high) of each."""
+    if not places:
+        return
+    below = [value - low for value, (low, _) in zip(values, intervals, strict=True)]
+    above = [high - value for value, (_, high) in zip(values, intervals, strict=True)]
+    ax.errorbar(
+        places,
+        values,
+        yerr=[below, above],
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        markerfacecolor=colour if filled else "white",
+        markeredgewidth=1.2,
+        elinewidth=0.9,
+        capsize=2,
+        zorder=3,
+    )

@@ -27,15 +27,16 @@ PRECISE_BITS = 16
 MULTIPLICATION, ADDITION = float(PRECISE_BITS**2), float(PRECISE_BITS)
 """BitOPs of one precise operation; a comparison counts as an addition."""
 
-GAUSSIAN_SAMPLE = 3 * MULTIPLICATION + 2 * ADDITION
-"""BitOPs of one standard normal number by the method of Box and Muller.
-
-A pair needs ln, sqrt, cos and sin, each read from a table and interpolated (one multiplication and one
-addition), and two products: half of that for each number. RSE, which multiplies it by a standard deviation
-and adds it, then costs 0.5% of a dense ResNet-18; the paper prints 2.61 for 2.60, anything up to 0.8%.
-"""
 UNIFORM_SAMPLE = ADDITION
 """BitOPs of one uniform number: a step of a shift register."""
+
+GAUSSIAN_SAMPLE = UNIFORM_SAMPLE + 3 * MULTIPLICATION + 2 * ADDITION
+"""BitOPs of one standard normal number by the method of Box and Muller.
+
+A pair needs two uniform numbers, ln, sqrt, cos and sin, each read from a table and interpolated (one
+multiplication and one addition), and two products: half of that for each number. RSE, which multiplies it by a standard deviation
+and adds it, then costs 0.5% of a dense ResNet-18; the paper prints 2.61 for 2.60, anything up to 0.8%.
+"""
 
 
 @runtime_checkable
@@ -87,7 +88,7 @@ class LayerBitOps:
     projection: float
     """Additions of the random projection."""
     selection: float
-    """Comparisons with the threshold."""
+    """Comparisons with the threshold; for neurons drawn at random, the draws too."""
 
     @property
     def total(self) -> float:
@@ -215,7 +216,7 @@ def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured:
         precise=float(density * macs * PRECISE_BITS**2),
         approximate=float(outputs * module.rank * injection.bits * input_bits),
         projection=float(additions * injection.bits),
-        selection=float(outputs * PRECISE_BITS),
+        selection=float(outputs * (PRECISE_BITS + (UNIFORM_SAMPLE if injection.target == "random" else 0))),
     )
 
 

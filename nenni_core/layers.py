@@ -210,7 +210,7 @@ class NoisyLayer(nn.Module):
             generator = stream.generator_on(like.device)
             return torch.rand(shape, generator=generator, device=like.device)
 
-        scores = self.noise_stream.draw(self, make, "neurons")
+        scores = self.noise_stream.draw(self, make, f"neurons {tuple(like.shape[1:])}")
         return select_essential(scores, self.injection).expand(like.shape)
 
     @contextmanager

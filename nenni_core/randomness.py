@@ -49,7 +49,6 @@ class NoiseStream:
         self.elsewhere: dict[str, torch.Generator] = {}
         """Generators of devices other than the CPU, by the device's name."""
         self.held = False
-        self.epoch = 0  # a draw made in an earlier epoch is out of date
         self.member = 0
         """Which pass of an ensemble this is: held draws are kept for each."""
         self._kept: WeakKeyDictionary[nn.Module, dict[tuple[str, int], Any]] = WeakKeyDictionary()
@@ -82,7 +81,7 @@ class NoiseStream:
             generator = stream.generator_on(like.device)
             return torch.randn(*shape, generator=generator, device=like.device, dtype=like.dtype)
 
-        return self.draw(layer, make)
+        return self.draw(layer, make, f"noise {tuple(shape)}")  # a layer may see maps of several sizes
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -90,11 +89,11 @@ class NoiseStream:
         if self.held:
             yield
             return
-        self.held, self.epoch = True, self.epoch + 1
+        self.held = True
         try:
             yield
         finally:
-            self.held, self.epoch = False, self.epoch + 1
+            self.held = False
             self._kept.clear()
 
 

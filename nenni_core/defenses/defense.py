@@ -62,6 +62,9 @@ class Defense:
         """Which network of `nenni_core.models.MODELS` is built when `name` is asked for."""
         return name
 
+    def __post_init__(self) -> None:
+        """Subclasses check their hyperparameters here, and raise `InputError`."""
+
     @property
     def select_by(self) -> Literal["robust", "clean"]:
         """Which validation accuracy chooses the best epoch."""
@@ -97,9 +100,15 @@ class Defense:
         """
         return self.loss(model, x, self.search(model, x, y, context), y, context)
 
+    def maintain(self, model: nn.Module, context: StepContext) -> None:
+        """Register on `context.after_step` what keeps the network as `wrap` has promised it.
+
+        Called before every step, also when the network is trained on by another loss.
+        """
+
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Who is trained, as groups for the optimiser: lists of `params`, with what departs from the recipe.
 
-        That is `weight_decay` or `learning_rate_factor`, which multiplies the schedule's rate.
+        That is `weight_decay`; the learning rate is the schedule's for all.
         """
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]

@@ -64,8 +64,8 @@ class Learn2Perturb(MixedTraining):
     is in front of each `nn.ReLU`.
 
     Departures: one step on the whole loss, where the original alternates a step of the sigmas on their own
-    term with one of all parameters on the cross-entropies. The noise is on from the start (`noise_start`;
-    theirs: after ten of 350 epochs), and tau is 1 in its first epoch too, where their code divides by 0.
+    term with one of all parameters on the cross-entropies. Tau is 1 in the first epoch of the noise, where
+    their code divides by 0.
     The training attack has the recipe's radius and steps (theirs: 8/255 and seven of 0.01), true labels
     (predicted ones), the model in train mode (eval mode) and one draw of the noise in all of its steps (a
     fresh one in each). Optimiser, schedule and network are the recipe's; the sigmas have no weight decay,
@@ -81,8 +81,8 @@ class Learn2Perturb(MixedTraining):
     """What each standard deviation is raised to after a step that leaves it below, above 0."""
     gamma: float = 1e-4
     """Weight of the term that makes the noise grow, at least 0."""
-    noise_start: float = 0.0
-    """Share of the epochs, in [0, 1], that are trained without noise before."""
+    noise_start: float = 10 / 350
+    """Share of the epochs, in [0, 1], that are trained without noise before (ten of 350)."""
     clean_start: float = 20 / 350
     """Share of the epochs that are trained on clean images alone before (20 of 350)."""
 
@@ -132,19 +132,22 @@ class Learn2Perturb(MixedTraining):
         """The weighted cross-entropies and the term that makes the noise grow, once it has begun."""
         loss, logits = super().loss(model, x, x_adv, y, context)
         maps = list(perturbed_maps(model))
-
-        @torch.no_grad()
-        def keep_above_minimum() -> None:
-            for module in maps:
-                module.sigma.clamp_(min=self.minimum)
-
-        context.after_step.callback(keep_above_minimum)
         past = context.position - self.noise_start * context.epochs
         if not maps or past < 0:
             return loss, logits
         tau = sum(1 / i for i in range(1, max(1, int(past)) + 1))
         grown = torch.stack([module.sigma.sqrt().sum() for module in maps]).sum()
         return loss - self.gamma / tau * grown, logits
+
+    def maintain(self, model: nn.Module, context: StepContext) -> None:
+        """No sigma stays below `minimum` after the step."""
+
+        @torch.no_grad()
+        def keep_above_minimum() -> None:
+            for module in perturbed_maps(model):
+                module.sigma.clamp_(min=self.minimum)
+
+        context.after_step.callback(keep_above_minimum)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The recipe's weight decay for all but the sigmas, which have none."""

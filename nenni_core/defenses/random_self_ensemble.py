@@ -10,6 +10,7 @@ from nenni_core.bitops import ADDITION, GAUSSIAN_SAMPLE, MULTIPLICATION
 from nenni_core.defenses.adversarial_training import ModifiedNetwork
 from nenni_core.defenses.wrapping import replace_modules
 from nenni_core.errors import InputError, require
+from nenni_core.models.normalize import Normalize
 from nenni_core.randomness import NoiseStream, set_noise
 
 
@@ -68,9 +69,9 @@ class RandomSelfEnsemble(ModifiedNetwork):
 
     Departures: trained adversarially, as the comparison tables of arXiv 2402.04325 do, where the original
     trains on clean images (`objective="clean"`). One forward pass is one draw; the original adds up the
-    probabilities of several, which here is up to who evaluates. The noise of the images comes after the
-    model's normalisation where it has one: the original has none. A held draw is shared by the images.
-    Optimiser and schedule are the recipe's.
+    probabilities of several, which here is up to who evaluates. The original does not normalise its images;
+    where the model begins with a `Normalize`, the first noise is in front of that, so that it is on pixels in
+    [0, 1] as there. A held draw is shared by the images. Optimiser and schedule are the recipe's.
     """
 
     title: ClassVar[str] = "RSE (Add) (Liu et al., 2018)"
@@ -78,7 +79,7 @@ class RandomSelfEnsemble(ModifiedNetwork):
     multiplicative: ClassVar[bool] = False
 
     sigma_init: float = 0.2
-    """Standard deviation before the first convolution, in units of its input."""
+    """Standard deviation on the images, in [0, 1] pixel units."""
     sigma_inner: float = 0.1
     """Standard deviation before the other ones, in units of their inputs."""
 
@@ -89,19 +90,23 @@ class RandomSelfEnsemble(ModifiedNetwork):
             require(name, value, 0 <= value < float("inf"), "at least 0")
 
     def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
-        """Each convolution becomes a `NoisyInput`. Raises `InputError` if there is none."""
-        sigmas: list[float] = []
+        """Each convolution becomes a `NoisyInput`; the first one's noise is in front of a `Normalize`.
+
+        Raises `InputError` if there is no convolution.
+        """
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if not convolutions:
+            raise InputError(f"{type(model).__name__} has no nn.Conv2d layer to put noise in front of")
+        on_images = next((m for m in model.modules() if isinstance(m, Normalize)), convolutions[0])
+        sigmas = {id(module): self.sigma_inner for module in convolutions[1:]}
+        sigmas[id(on_images)] = self.sigma_init
 
         def noisy(name: str, module: nn.Module) -> nn.Module | None:
-            if not isinstance(module, nn.Conv2d):
+            if id(module) not in sigmas:
                 return None
-            sigmas.append(self.sigma_inner if sigmas else self.sigma_init)
-            return NoisyInput(module, sigmas[-1], multiplicative=self.multiplicative)
+            return NoisyInput(module, sigmas[id(module)], multiplicative=self.multiplicative)
 
-        kind = type(model).__name__
         model = replace_modules(model, noisy)
-        if not sigmas:
-            raise InputError(f"{kind} has no nn.Conv2d layer to put noise in front of")
         set_noise(model, "inference", seed)
         return model
 

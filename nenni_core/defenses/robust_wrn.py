@@ -14,9 +14,10 @@ REDUCED = {"wrn34_10": "wrn34_r", "small_resnet": "small_resnet_r"}
 class RobustWideResNet(AdversarialTraining):
     """RobustWRN (Huang et al. 2021, "Exploring architectural ingredients of adversarially robust DNNs").
 
-    WRN-34-R in place of WRN-34-10: the widths of the stages are as 10:10:4. Departures: the training is
-    that of our adversarial training (theirs: 100 epochs, gradients clipped at norm 5); the same ratio is
-    applied to the small residual network, which the paper does not have.
+    In place of WRN-34-10 one whose stages are 10, 10 and 4 times as wide as the base. Departures: the
+    network that the authors publish as WRN-34-R has this ratio at twice the width (20, 20, 8); the training
+    is our adversarial training (theirs: 100 epochs, gradients clipped at norm 5); the same ratio is applied
+    to the small residual network, which the paper does not have.
     """
 
     title: ClassVar[str] = "RobustWRN (Huang et al., 2021)"

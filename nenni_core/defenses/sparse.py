@@ -145,14 +145,19 @@ class Sparse(FineTuned):
 
     def step(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> LossAndLogits:
         """The loss of a batch, after the step's surgery if there is any."""
-        if self.method == "surgery":
-            layers = pruned_layers(model)
-            if context.position < self.surgery_share * context.epochs:
-                operate(layers, self.sparsity, context.position)
-            else:
-                for layer in layers:  # their momentum moves them still
-                    context.after_step.callback(layer.zero_pruned)
+        if self._operates(context):
+            operate(pruned_layers(model), self.sparsity, context.position)
         return super().step(model, x, y, context)
+
+    def maintain(self, model: nn.Module, context: StepContext) -> None:
+        """Once the masks are fixed, the weights that take no part are zero after each step."""
+        if not self._operates(context):
+            for layer in pruned_layers(model):  # their gradient, or their momentum, moves them still
+                context.after_step.callback(layer.zero_pruned)
+
+    def _operates(self, context: StepContext) -> bool:
+        """Whether this is a step of surgery."""
+        return self.method == "surgery" and context.position < self.surgery_share * context.epochs
 
 
 def pruned_layers(model: nn.Module) -> list[Pruned]:

@@ -28,8 +28,8 @@ class WeightPerturbation(Defense):
 
     Departures: their copy of the model ("proxy") is this model itself, whose batch norm statistics are put
     back after the gradient g; their code has gamma 0.01 for adversarial training and 0.005 for TRADES, the
-    comparison of arXiv 2402.04325 has 0.005 for both; the warm-up of TRADES, 10 of 200 epochs, is a share of
-    the training.
+    comparison of arXiv 2402.04325 has 0.005 for both; the warm-up of TRADES, nine of 200 epochs, is a share
+    of the training.
     """
 
     gamma: float = 5e-3
@@ -38,9 +38,7 @@ class WeightPerturbation(Defense):
     """Share of the epochs that are trained without it, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        super_check = getattr(super(), "__post_init__", None)
-        if super_check is not None:
-            super_check()
+        super().__post_init__()
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "at least 0")
         require("warmup", self.warmup, 0 <= self.warmup <= 1, "in [0, 1]")
 
@@ -51,7 +49,7 @@ class WeightPerturbation(Defense):
             weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
             with kept_buffers(model):
                 loss, _ = self.loss(model, x, x_adv, y, context)
-                gradients = torch.autograd.grad(loss, weights)
+                gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
             moves = [
                 self.gamma * weight.detach().norm() / (gradient.norm() + TINY) * gradient
                 for weight, gradient in zip(weights, gradients, strict=True)
@@ -93,5 +91,5 @@ class TradesWeightPerturbation(WeightPerturbation, Trades):
 
     title: ClassVar[str] = "TRADES-AWP (Wu et al., 2020)"
 
-    warmup: float = 10 / 200
+    warmup: float = 9 / 200
     """Share of the epochs that are trained without it, in [0, 1]."""

@@ -160,6 +160,7 @@ def training_step(
             epochs=recipe.epochs,
             after_step=after_step,
         )
+        defense.maintain(model, context)
         with autocast(x.device, recipe):
             loss, logits = defense.step(model, x, y, context)
         optimizer.zero_grad()
@@ -260,7 +261,7 @@ class _Run:
             x, y = self._augmented(images, index), labels[index]
             rate = self._learning_rate(epoch, batch)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate * group.get("learning_rate_factor", 1.0)
+                group["lr"] = rate
             loss, logits = training_step(
                 self.model,
                 self.optimizer,

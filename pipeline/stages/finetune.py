@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from nenni_core.bitops import bitops
 from nenni_core.defenses import make_defense
+from nenni_core.defenses.continued import Continued
 from nenni_core.distill import calibrate
 from nenni_core.inject import set_injection
 from nenni_core.masks import mask_densities
@@ -20,6 +21,7 @@ from nenni_core.randomness import derive_seed, set_noise
 from pipeline import figures
 from pipeline.artifacts import MODEL, load_prepared, load_spec, save_model
 from pipeline.config import FineTune
+from pipeline.defense_choice import DefenseChoice
 from pipeline.files import write_csv, write_json
 from pipeline.learning import fit, history_rows, summary
 from pipeline.runtime import Runtime
@@ -56,7 +58,8 @@ def run(
     batches = images.batches(config.batch_size, runtime.device)
     if config.selection == "threshold":
         calibrate(model, batches)
-    loss = make_defense(config.objective)
+    built_by = DefenseChoice(**spec.defense).defense()
+    loss = Continued(objective=make_defense(config.objective), built_by=built_by)
     result = fit(model, data, config.recipe(), loss, out, seed=derive_seed(seed, "finetune"), runtime=runtime)
     model.load_state_dict(result.best if config.checkpoint == "best" else result.last)
     set_noise(model, "training", derive_seed(seed, "finetune", "measure"))

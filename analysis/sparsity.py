@@ -22,6 +22,11 @@ RISE_AND_FALL = "rises and then falls"
 RISE = "rises and does not clearly fall again"
 FALL = "falls without a clear rise before"
 NEITHER = "neither clearly rises nor clearly falls"
+_OF_ALL = {
+    RISE: "rise and do not clearly fall again",
+    FALL: "fall without a clear rise before",
+    NEITHER: "neither clearly rise nor clearly fall",
+}
 _TEACHER = ("model", "dataset", "seed", "pretrain_epochs")
 
 
@@ -196,7 +201,10 @@ def headline(table: RobustnessTable, study: Study) -> str:
         verdict = f"Here that shows in {which} {count} curves: {names.listed(shown)}."
     else:
         verdict = f"Here that shows in none of {count} curves."
-    others = [f"What {words}: {names.listed(curves)}." for words, curves in verdicts.items()]
+    others = [
+        f"All {count} {_OF_ALL[words]}." if len(curves) == count else f"What {words}: {names.listed(curves)}."
+        for words, curves in verdicts.items()
+    ]
     return " ".join([f"{CLAIM}.", verdict, *others])
 
 

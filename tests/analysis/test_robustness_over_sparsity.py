@@ -119,6 +119,7 @@ def test_a_planted_course_is_called_what_it_is(
     assert sparsity.measures(table, study) == ["fgsm_eps1", "pgd20_eps1", "pgd20_eps2", "deepfool"]
     said = sparsity.headline(table, study)
     assert ("shows in all 4 curves" in said) == (words == sparsity.RISE_AND_FALL)
+    assert ("All 4 fall without a clear rise before." in said) == (words == sparsity.FALL)
     assert ("shows in none of 4 curves" in said) == (words != sparsity.RISE_AND_FALL)
     assert said in summarise(table).headline
 

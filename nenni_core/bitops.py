@@ -34,8 +34,9 @@ GAUSSIAN_SAMPLE = UNIFORM_SAMPLE + 3 * MULTIPLICATION + 2 * ADDITION
 """BitOPs of one standard normal number by the method of Box and Muller.
 
 A pair needs two uniform numbers, ln, sqrt, cos and sin, each read from a table and interpolated (one
-multiplication and one addition), and two products: half of that for each number. RSE, which multiplies it by a standard deviation
-and adds it, then costs 0.5% of a dense ResNet-18; the paper prints 2.61 for 2.60, anything up to 0.8%.
+multiplication and one addition), and two products: half of that for each number. RSE, which multiplies it
+by a standard deviation and adds it, then costs 0.5% of a dense ResNet-18; the paper prints 2.61 for 2.60,
+which is anything up to 0.8%.
 """
 
 

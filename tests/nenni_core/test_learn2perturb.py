@@ -32,7 +32,7 @@ from nenni_core.models import build_model
 from nenni_core.training.augmentation import pixels
 from nenni_core.training.loop import training_step
 
-L2P = make_defense("learn2perturb")
+L2P = make_defense("learn2perturb", noise_start=0.0)
 
 
 def rectified_linear() -> nn.Sequential:
@@ -175,9 +175,7 @@ def test_sigma_is_trained_without_weight_decay_and_kept_above_its_minimum(rate: 
 def test_a_failed_step_leaves_sigma_above_its_minimum_too() -> None:
     model = rectified_linear()
     with ExitStack() as stack:
-        L2P.loss(
-            model, uniform(2, *SHAPE), uniform(2, *SHAPE), torch.tensor([0, 1]), context(after_step=stack)
-        )
+        L2P.maintain(model, context(after_step=stack))
         with torch.no_grad():
             model[1].sigma.fill_(-1.0)
     assert (model[1].sigma == 0.01).all()

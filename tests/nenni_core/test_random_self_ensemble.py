@@ -53,10 +53,12 @@ def test_each_convolution_has_its_noise_and_the_first_its_own_deviation(kind: st
     model = make_defense(kind).wrap(build_model("small_resnet", num_classes=10), 0, (3, 32, 32))
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     layers = [m for m in model.modules() if isinstance(m, NoisyInput)]
-    assert [layer.layer for layer in layers] == convolutions
-    assert len(layers) == 9  # stem, six in blocks, two shortcuts
+    # on pixels in [0, 1], and so in front of what the model does to them first
+    assert [layer.layer for layer in layers] == [model.normalize.layer, *convolutions[1:]]
+    assert len(layers) == 9  # in place of the stem, six in blocks, two shortcuts
     assert [layer.sigma for layer in layers] == [0.2] + [0.1] * 8
-    assert layers[0] is model.conv1
+    plain = make_defense(kind).wrap(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)), 0, SHAPE)
+    assert [layer.sigma for layer in plain] == [0.2, 0.1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -160,7 +160,9 @@ def test_masks_are_fixed_and_their_zeros_real_after_the_surgery() -> None:
     with torch.no_grad():
         layer.weight[~layer.mask] = 5.0
     with ExitStack() as after_step:
-        defense.step(model, images(4, 10), torch.arange(4), context(2.0, after_step=after_step))
+        given = context(2.0, after_step=after_step)
+        defense.maintain(model, given)
+        defense.step(model, images(4, 10), torch.arange(4), given)
         assert (layer.weight[~layer.mask] == 5).all()  # the optimiser has not stepped yet
     assert torch.equal(layer.mask, before)
     assert (layer.weight[~before] == 0).all()

@@ -36,7 +36,7 @@ class DefenseChoice(BaseModel):
     def _completed(cls, value: Any) -> Any:
         if value is None or isinstance(value, str):
             value = {} if value is None else {"kind": value}
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind", ""), str):
             raise InputError(f"expected the name of a defence, or a section with a `kind`, found {value!r}")
         kind = value.get("kind", "adversarial")
         return {"kind": kind} | _settings(kind, {name: v for name, v in value.items() if name != "kind"})
@@ -76,6 +76,9 @@ def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
 
     if kind not in DEFENSES:
         raise unknown_choice("defence", str(kind), list(DEFENSES))
+    for name in given:
+        if not isinstance(name, str):
+            raise InputError(f"expected names of settings of the defence {kind!r}, found {name!r}")
     hints = get_type_hints(DEFENSES[kind])
     known = {field.name: hints[field.name] for field in fields(DEFENSES[kind])}
     shape: dict[str, Any] = {
@@ -85,7 +88,7 @@ def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
         read = create_model(f"{kind} settings", **shape)(**{name: given[name] for name in shape})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name, message = str(first["loc"][0]), first["msg"]
+        name, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
         raise InputError(f"{name} is {given[name]!r}: {message[:1].lower()}{message[1:]}") from None
     return asdict(make_defense(kind, **(given | dict(read))))
 

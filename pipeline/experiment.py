@@ -41,12 +41,12 @@ class PretrainSet(Pretrain):
 
     defense: Annotated[tuple[DefenseChoice, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
         default_factory=lambda: (DefenseChoice(),),
-        min_length=1,
         description="what makes the networks robust, one or several: a name, or {kind: name, ...}",
     )
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
+        not_empty("defense", self.defense)
         self.variants()
         return self
 
@@ -60,8 +60,13 @@ class DistillSet(Distill):
     """The section `distill` of a parameter file."""
 
     randomize: Annotated[tuple[Randomize, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
-        default=("fixed",), min_length=1, description="how the noise varies between forward passes"
+        default=("fixed",), description="how the noise varies between forward passes"
     )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        not_empty("randomize", self.randomize)
+        return self
 
     def variants(self) -> list[Distill]:
         """One `Distill` per way of drawing the noise, in the order written, duplicates dropped."""
@@ -84,7 +89,6 @@ class FineTuneSet(FineTuning):
     )
     target: Annotated[tuple[Target, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
         default=("non_essential",),
-        min_length=1,
         description="which neurons get the noise (essential: ablation; random: control)",
     )
     objective: Annotated[tuple[Objective, ...], BeforeValidator(as_list)] = Field(
@@ -96,6 +100,7 @@ class FineTuneSet(FineTuning):
     def _one_rule(self) -> Self:
         if self.pattern and self.selection == "threshold":
             raise InputError("selection 'threshold' goes with ratios; patterns choose within groups")
+        not_empty("target", self.target)
         if not self.objective:
             raise InputError("objective: expected at least one of clean, adversarial")
         if not (self.dense or self.ratio or self.pattern):
@@ -121,9 +126,13 @@ class AttackSet(Attack):
 
     ensemble: Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
         default=(1,),
-        min_length=1,
         description="random networks: passes whose mean probability is the prediction",
     )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        not_empty("ensemble", self.ensemble)
+        return self
 
     def variants(self, *, random: bool) -> list[Attack]:
         """One `Attack` per number of passes; a deterministic network has one pass only."""
@@ -131,6 +140,12 @@ class AttackSet(Attack):
         return _distinct(
             Attack(**(shared | {"ensemble": passes})) for passes in (self.ensemble if random else (1,))
         )
+
+
+def not_empty(name: str, values: tuple[Any, ...]) -> None:
+    """Raise `InputError` for an empty list, after its elements have been looked at."""
+    if not values:
+        raise InputError(f"{name}: expected at least one value")
 
 
 def _distinct(choices: Iterable[Choice]) -> list[Choice]:

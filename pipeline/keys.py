@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Attack, AttackRun, Section
+from pipeline.defense_choice import DefenseChoice
 from pipeline.experiment import Experiment
 
 VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 5}
@@ -58,7 +59,19 @@ def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
     if stage == "attack":
         config["attacks"] = {name: _read_by(attack) for name, attack in config["attacks"].items()}
     unread = _unread(stage, config)
+    if "defense" in config:
+        dropped = _unread_by(DefenseChoice(**config["defense"]))
+        config["defense"] = {name: v for name, v in config["defense"].items() if name not in dropped}
     return {name: value for name, value in config.items() if name not in unread}
+
+
+def _defense(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The defence whose loss a training stage minimises."""
+    return {"kind": config["objective"]} if stage == "finetune" else config["defense"]
+
+
+def _unread_by(choice: DefenseChoice) -> frozenset[str]:
+    return choice.defense().unread
 
 
 def _read_by(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,9 +95,8 @@ def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
     if stage in ("pretrain", "defend", "finetune"):
         if config["schedule"] != "step":
             unread |= {"milestones", "decay"}
-        objective = config["objective"] if stage == "finetune" else config["defense"]["kind"]
-        if objective == "clean":
-            unread |= {"steps"}  # eps and step_size are those of the validation too
+        # eps and step_size are those of the validation too
+        unread |= _unread_by(DefenseChoice(**_defense(stage, config))) & {"steps"}
     if stage == "defend":
         unread |= {"model", "epochs", "learning_rate"}  # the trained network's, and the defence's own
         if config["defense"]["epochs"] == 0:  # nothing is trained

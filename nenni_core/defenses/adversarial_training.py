@@ -63,6 +63,11 @@ class ModifiedNetwork(AdversarialTraining):
         """The accuracy on what the network is trained on."""
         return "clean" if self.objective == "clean" else "robust"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """On clean images nothing is attacked."""
+        return frozenset({"steps"} if self.objective == "clean" else ())
+
     def search(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> Batch:
         """PGD from a random start, or the images themselves."""
         return x if self.objective == "clean" else super().search(model, x, y, context)

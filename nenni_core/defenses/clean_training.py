@@ -20,6 +20,11 @@ class CleanTraining(Defense):
         """The clean accuracy: there is no robust one to speak of."""
         return "clean"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Nothing is attacked."""
+        return frozenset({"steps"})
+
     def search(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> Batch:
         """The images themselves."""
         return x

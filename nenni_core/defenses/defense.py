@@ -70,6 +70,11 @@ class Defense:
         """Which validation accuracy chooses the best epoch."""
         return "robust"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Fields, and "steps" of the training attack, that change nothing beside the values of the others."""
+        return frozenset()
+
     def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """The network of this defence, made of `model`, whose modules it may take over.
 

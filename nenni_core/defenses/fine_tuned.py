@@ -36,6 +36,12 @@ class FineTuned(AdversarialTraining):
         """The accuracy on what the network is trained on."""
         return "clean" if self.base == "clean" else "robust"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """On clean images nothing is attacked, and in no epochs nothing is trained."""
+        unread = {"steps"} if self.base == "clean" else set[str]()
+        return frozenset(unread | ({"learning_rate"} if self.epochs == 0 else set[str]()))
+
     def search(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> Batch:
         """PGD from a random start, or the images themselves."""
         return x if self.base == "clean" else super().search(model, x, y, context)

@@ -12,6 +12,9 @@ from nenni_core.defenses.defense import Batch, Labels, StepContext
 from nenni_core.errors import InputError, require
 from nenni_core.randomness import held_noise
 
+LARGEST_TAU = 10**6
+"""No search has more steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FriendlyTraining(AdversarialTraining):
@@ -37,7 +40,12 @@ class FriendlyTraining(AdversarialTraining):
     """Standard deviation of noise that is added at each step, in [0, 1] pixel units."""
 
     def __post_init__(self) -> None:
-        require("taus", self.taus, bool(self.taus) and min(self.taus) >= 0, "of numbers from 0 on")
+        require(
+            "taus",
+            self.taus,
+            bool(self.taus) and 0 <= min(self.taus) <= max(self.taus) <= LARGEST_TAU,
+            f"of numbers in [0, {LARGEST_TAU}]",
+        )
         require("omega", self.omega, 0 <= self.omega <= 1, "in [0, 1] pixel units")
         require(
             "milestones",

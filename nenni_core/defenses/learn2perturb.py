@@ -89,7 +89,7 @@ class Learn2Perturb(MixedTraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("minimum", self.minimum, 0 < self.minimum < float("inf"), "above 0")
-        require("sigma", self.sigma, self.minimum <= self.sigma < float("inf"), "at least minimum")
+        require("sigma", self.sigma, self.minimum <= self.sigma <= 1e6, "from minimum to 1e6")
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "at least 0")
         require("noise_start", self.noise_start, 0 <= self.noise_start <= 1, "in [0, 1]")
 

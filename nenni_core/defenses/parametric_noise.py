@@ -82,7 +82,7 @@ class ParametricNoise(MixedTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("alpha", self.alpha, abs(self.alpha) < float("inf"), "that is finite")
+        require("alpha", self.alpha, abs(self.alpha) <= 1e6, "in [-1e6, 1e6]")
         if self.granularity not in GRANULARITIES:
             raise unknown_choice("granularity", self.granularity, list(GRANULARITIES))
 

@@ -122,6 +122,11 @@ class Sparse(FineTuned):
         if self.method == "surgery":
             require("epochs", self.epochs, self.epochs >= 1, 'at least 1 for method "surgery"')
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Magnitude pruning has no surgery."""
+        return super().unread | ({"surgery_share"} if self.method == "magnitude" else frozenset())
+
     def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """`model` with each convolution in a `Pruned`, the smallest weights cut off in either method."""
         if pruned_layers(model):

@@ -119,7 +119,7 @@ class StochasticActivationPruning(FineTuned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("fraction", self.fraction, 0 < self.fraction < float("inf"), "above 0")
+        require("fraction", self.fraction, 0 < self.fraction <= 1000, "in (0, 1000]")
 
     def wrap(self, model: nn.Module, seed: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """`model` with each ReLU in a `StochasticPruning`."""

@@ -53,6 +53,11 @@ class Trades(Defense):
         """The robust accuracy, unless nothing but the clean one is trained."""
         return "robust" if self.beta > 0 else "clean"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """At `beta` 0 nothing is attacked."""
+        return frozenset({"steps"} if self.beta == 0 else ())
+
     def search(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> Batch:
         """Signed gradient ascent on KL(f(x) || f(x_adv)), from a start very near to x."""
         if self.beta == 0:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import kstest, norm
 from torch import Tensor, nn
 from training_problem import Jitter, net, problem, recipe, same
 
 from nenni_core.attacks.pgd import pgd
 from nenni_core.defenses import DEFENSES, Defense, Ensemble, StepContext, make_defense
+from nenni_core.defenses.trades import START_SIGMA
 from nenni_core.errors import InputError
 from nenni_core.models import MODELS, build_model
 from nenni_core.randomness import held_noise, set_noise
@@ -107,6 +109,37 @@ def test_the_loss_of_trades_by_hand() -> None:
     np.testing.assert_allclose(logits.softmax(1).detach().numpy(), attacked, rtol=1e-5)
 
 
+def test_the_gradient_of_trades_flows_through_both_predictions() -> None:
+    """Written out: of KL(p || q) it is p (log p - log q - KL) at the clean logits and q - p at the others."""
+    weight, bias = [[1.0, -2.0], [0.5, 1.0], [-1.0, 0.0]], [0.1, 0.0, -0.2]
+    x, x_adv = np.array([[0.2, 0.7], [0.9, 0.4]]), np.array([[0.5, 0.4], [0.6, 0.7]])
+    clean, attacked = (softmax(points @ np.array(weight).T + np.array(bias)) for points in (x, x_adv))
+    ratio = np.log(clean / attacked)
+    at_clean = clean - np.eye(3)[[0, 2]] + 6 * clean * (ratio - (clean * ratio).sum(1, keepdims=True))
+    at_attacked = 6 * (attacked - clean)
+    model = linear(weight, bias)
+    loss, _ = make_defense("trades").loss(
+        model, images(*x.tolist()), images(*x_adv.tolist()), torch.tensor([0, 2]), context()
+    )
+    loss.backward()
+    expected = (at_clean.T @ x + at_attacked.T @ x_adv) / 2
+    np.testing.assert_allclose(model[1].weight.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        model[1].bias.grad.numpy(), (at_clean + at_attacked).mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_trades_starts_very_near_to_the_image() -> None:
+    """Normal with standard deviation START_SIGMA, whatever eps is."""
+    model = linear([[1.0] * 20_000, [0.0] * 20_000], [0.0, 0.0])
+    x = torch.full((1, 1, 1, 20_000), 0.5)
+    start = make_defense("trades").search(model, x, torch.tensor([0]), context(eps=0.1, steps=0))
+    moved = (start - x).flatten().numpy()
+    assert np.abs(moved).max() < 6 * START_SIGMA
+    assert kstest(moved, norm(scale=START_SIGMA).cdf).pvalue > 0.01
+    assert kstest(moved, norm(scale=1.1 * START_SIGMA).cdf).pvalue < 1e-4
+
+
 def test_trades_walks_into_a_corner_of_the_cube() -> None:
     """Of two classes the difference of the logits is linear: the divergence grows up to two corners."""
     model = linear([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]], [0.0, 0.0])
@@ -132,22 +165,43 @@ def test_trades_searches_in_eval_mode_and_leaves_the_statistics_alone() -> None:
 def test_an_image_is_attacked_tau_steps_beyond_the_boundary(tau: int) -> None:
     """On a linear model every step moves the margin by the same amount, so the stop is known in advance."""
     model = linear([[1.0], [0.0]], [-0.5, 0.0])  # class 0 above 0.5
-    x, y = images([0.58], [0.95], [0.2]), torch.tensor([0, 0, 0])
+    x = torch.linspace(0.35, 0.75, 24).view(-1, 1, 1, 1)
     friendly = make_defense("fat", taus=(tau,), milestones=(), omega=0.0)
-    start = context(eps=1e-6, steps=0)
-    given = StepContext(**(vars(start) | {"eps": 0.3, "steps": 10, "step_size": 0.02}))
-    # the random start is up to 0.3 away; replay it, and walk down until the boundary is crossed
-    begin = (x + (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) * 0.6 - 0.3)).clamp(0, 1)
-    found = friendly.search(model, x, y, given)
-    for i in range(3):
-        value, beyond = float(begin[i]), 0
+    given = context(eps=0.1, steps=10, step_size=0.02)
+    # replay the random start, and walk down until the boundary is crossed
+    begin = (x + (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) * 0.2 - 0.1)).clamp(0, 1)
+    found = friendly.search(model, x, torch.zeros(24, dtype=torch.int64), given)
+    stopped_midway = 0
+    for i in range(24):
+        value, beyond, walked = float(begin[i]), 0, 0
         for _ in range(10):
             if value < 0.5:
                 if beyond == tau:
+                    stopped_midway += walked > tau  # right at the start, wrong later, and then stopped
                     break
                 beyond += 1
-            value = max(value - 0.02, float(x[i]) - 0.3, 0.0)
+            value, walked = max(value - 0.02, float(x[i]) - 0.1), walked + 1
         assert float(found[i]) == pytest.approx(value, abs=1e-5)
+    assert stopped_midway >= 3
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_omega_is_the_standard_deviation_of_noise_that_moves_the_image_at_each_step(steps: int) -> None:
+    """Against the search without noise: normal, of variance omega^2 a step, and not of a tenth more."""
+    pixels, omega = 40_000, 0.01
+    model = linear([[1.0] * pixels, [0.0] * pixels], [0.0, 0.0])
+    x, y = torch.full((1, 1, 1, pixels), 0.5), torch.tensor([0])
+    start, with_noise, without = (
+        make_defense("fat", taus=(9,), milestones=(), omega=sigma).search(
+            model, x, y, context(eps=0.3, steps=count, step_size=0.01)
+        )
+        for sigma, count in ((0.0, 0), (omega, steps), (0.0, steps))
+    )
+    inside = (start - x).abs() < 0.15  # never projected
+    moved = (with_noise - without)[inside].numpy()
+    sigma = omega * steps**0.5
+    assert kstest(moved, norm(scale=sigma).cdf).pvalue > 0.01
+    assert kstest(moved, norm(scale=1.1 * sigma).cdf).pvalue < 1e-4
 
 
 def test_tau_follows_its_curriculum() -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_problem import net_of_kind, problem, recipe, same
+from training_problem import net, net_of_kind, problem, recipe, same
 
+from nenni_core.defenses import Defense, make_defense
+from nenni_core.errors import InputError
 from nenni_core.training import TrainingResult, train
 
 HERE = Path(__file__).parent
@@ -60,3 +62,22 @@ def test_a_killed_run_ends_in_the_same_bits(
     assert resumed.history == expected.history
     assert resumed.best_epoch == expected.best_epoch
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ("adversarial", make_defense("trades"), r"defense was '?AdversarialTraining.* is '?Trades\("),
+        ("trades", make_defense("trades", beta=1.0), r"defense was '?Trades\(beta=6.* is '?Trades\(beta=1"),
+    ],
+)
+def test_another_defence_does_not_continue_a_directory(
+    tmp_path: Path, first: str, second: Defense, named: str
+) -> None:
+    def fit(defense: Defense) -> None:
+        train(net(), *problem(), recipe(epochs=1), seed=3, checkpoint_dir=tmp_path, defense=defense)
+
+    fit(make_defense(first))
+    with pytest.raises(InputError, match=rf"belongs to another run \({named}[^;]*\); expected the same run"):
+        fit(second)
+    fit(make_defense(first))

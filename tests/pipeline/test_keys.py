@@ -168,3 +168,89 @@ def test_a_transfer_reads_the_teacher(tiny: dict[str, Any]) -> None:
         "finetune",
         "attack",
     ]
+
+
+# --- defences that start from a trained network ----------------------------------------------------------
+
+TRAINED_ON = {"kind": "sparse", "sparsity": 0.5, "epochs": 1}
+NOT_TRAINED = {"kind": "sap", "epochs": 0}
+
+
+@pytest.mark.parametrize(
+    ("defense", "section", "change", "moved_from", "reads_it"),
+    [
+        # the fine-tuning reads the section too, but for what the defence has of its own
+        (TRAINED_ON, "pretrain", {"batch_size": 6}, "pretrain", True),
+        (TRAINED_ON, "pretrain", {"schedule": "step"}, "pretrain", True),
+        (TRAINED_ON, "pretrain", {"weight_decay": 0.0}, "pretrain", True),
+        (TRAINED_ON, "pretrain", {"epochs": 3}, "pretrain", False),
+        (TRAINED_ON, "pretrain", {"learning_rate": 0.2}, "pretrain", False),
+        (TRAINED_ON, "defense", {"sparsity": 0.8}, "defend", True),
+        (TRAINED_ON, "defense", {"epochs": 2}, "defend", True),
+        (TRAINED_ON, "defense", {"learning_rate": 0.02}, "defend", True),
+        (TRAINED_ON, "defense", {"base": "clean"}, "pretrain", True),
+        (TRAINED_ON, "distill", {"images": 12}, "distill", False),
+        (TRAINED_ON, "pretrain", {"milestones": [7], "decay": 0.5}, None, False),  # the schedule is constant
+        # nothing is trained: the section matters through the network that the defence starts from
+        (NOT_TRAINED, "pretrain", {"batch_size": 6}, "pretrain", False),
+        (NOT_TRAINED, "pretrain", {"schedule": "step"}, "pretrain", False),
+        (NOT_TRAINED, "defense", {"fraction": 0.5}, "defend", True),
+        (NOT_TRAINED, "defense", {"epochs": 1}, "defend", True),
+    ],
+)
+def test_what_moves_a_defence_that_starts_from_a_trained_network(
+    tiny: dict[str, Any],
+    defense: dict[str, Any],
+    section: str,
+    change: dict[str, Any],
+    moved_from: str | None,
+    reads_it: bool,
+) -> None:
+    tiny["pretrain"]["defense"] = dict(defense)
+    first = first_variant(tiny)
+    before = stage_keys(first, "data")
+    assert tuple(before) == STAGES
+    (tiny["pretrain"]["defense"] if section == "defense" else tiny[section]).update(change)
+    second = first_variant(tiny)
+    after = stage_keys(second, "data")
+    expected = STAGES[STAGES.index(moved_from) :] if moved_from else ()
+    assert tuple(s for s in STAGES if before[s] != after[s]) == expected
+    assert (stage_config("defend", first) != stage_config("defend", second)) == reads_it
+
+
+def test_a_defence_shares_the_network_that_it_starts_from(tiny: dict[str, Any]) -> None:
+    tiny["pretrain"]["defense"] = ["adversarial", TRAINED_ON, NOT_TRAINED]
+    tiny["finetune"]["defenses"] = "adversarial"
+    experiments = ExperimentSet.model_validate(tiny).experiments()
+    keys = [stage_keys(e, "data") for e in experiments if e.finetune is None]
+    assert len({key["pretrain"] for key in keys}) == 1
+    assert [key.get("defend") is None for key in keys] == [True, False, False]
+    assert len({key["attack"] for key in keys}) == 3
+
+
+# --- ensembles -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [None, "defend"])
+def test_an_ensemble_of_a_random_network_moves_its_attack_only(
+    tiny: dict[str, Any], stage: str | None
+) -> None:
+    if stage is None:
+        tiny["distill"]["randomize"] = "bank"  # the noise makes the network random
+    else:
+        tiny["pretrain"]["defense"] = NOT_TRAINED  # the defence does
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["attack"]["ensemble"] = 1
+    assert stage_keys(first_variant(tiny), "data") == before
+    assert "ensemble" not in stage_config("attack", first_variant(tiny))  # keys from before there were any
+    tiny["attack"]["ensemble"] = 2
+    after = stage_keys(first_variant(tiny), "data")
+    assert [name for name in before if before[name] != after[name]] == ["attack"]
+
+
+def test_a_deterministic_network_has_one_pass_whatever_is_asked(tiny: dict[str, Any]) -> None:
+    before = stage_keys(first_variant(tiny), "data")
+    tiny["attack"]["ensemble"] = [2, 10]
+    experiments = ExperimentSet.model_validate(tiny).experiments()
+    assert len(experiments) == 2  # dense, and with noise
+    assert stage_keys(first_variant(tiny), "data") == before

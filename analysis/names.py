@@ -123,14 +123,14 @@ def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
     A column that is null is left out, unless it is of the kind that old runs have not recorded.
     """
     if row["defence"] == "dense":
-        parts = ["Dense teacher"] if row["trained_by"] in PLAIN else _trained_by(row)
+        parts = ["Dense teacher" if row["trained_by"] in PLAIN else _trained_by(row)]
     else:
         parts = [f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"]
         if row["objective"]:
             parts.append(row["objective"])
         parts += departures(row)
         if row["trained_by"] not in PLAIN:
-            parts.append(f"on {', '.join(_trained_by(row))}")
+            parts.append(f"on {_trained_by(row)}")
     if (row["ensemble"] or 1) > 1:
         parts.append(f"ensemble of {row['ensemble']}")
     for name in telling:
@@ -141,10 +141,9 @@ def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
     return ", ".join(parts)
 
 
-def _trained_by(row: Mapping[str, Any]) -> list[str]:
-    """The defence of the dense network, and what is not usual about it: ["TRADES (...)", "beta 1"]."""
-    kind, *settings = (row["trained_by"] or "").split("-")
-    return [row["trained_by_title"] or kind, *([" ".join(settings)] if settings else [])]
+def _trained_by(row: Mapping[str, Any]) -> str:
+    """The defence of the dense network with its unusual settings, as its run says; else its label."""
+    return row["trained_by_title"] or row["trained_by"] or ""
 
 
 def departures(row: Mapping[str, Any]) -> list[str]:

@@ -96,9 +96,13 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
 def _best_defence(table: RobustnessTable, noisy: list[Row], column: str | None) -> list[str]:
     """Which of several defences is the most robust one under `column`, and the best network with noise.
 
-    No sentence where there is one defence only, or networks of several models or data sets.
+    An ensemble is no network of its own: single passes count. No sentence where there is one defence only,
+    or networks of several models or data sets.
     """
-    dense = [row for row in table.rows if row.is_dense and column and row.cells.get(column)]
+    noisy = [row for row in noisy if row.passes == 1]
+    dense = [
+        row for row in table.rows if row.is_dense and row.passes == 1 and column and row.cells.get(column)
+    ]
     if len(dense) < 2 or len({(row.identity["model"], row.identity["dataset"]) for row in table.rows}) > 1:
         return []
     assert column is not None

@@ -53,11 +53,21 @@ class DefenseChoice(BaseModel):
         return make_defense(self.kind, **self.settings)
 
     @property
+    def unusual(self) -> dict[str, Any]:
+        """The hyperparameters that are not the published ones."""
+        usual = DefenseChoice(kind=self.kind).settings
+        return {name: value for name, value in self.settings.items() if value != usual[name]}
+
+    @property
     def label(self) -> str:
         """The kind, and the settings that are not the published ones: "trades-beta-1"."""
-        usual = DefenseChoice(kind=self.kind).settings
-        differing = [f"{name}-{_short(v)}" for name, v in self.settings.items() if v != usual[name]]
-        return "-".join([self.kind, *differing])
+        return "-".join([self.kind, *(f"{name}-{_short(v)}" for name, v in self.unusual.items())])
+
+    @property
+    def title(self) -> str:
+        """The same in words: "TRADES (Zhang et al., 2019), beta 1"."""
+        settings = (f"{name.replace('_', ' ')} {_written(v)}" for name, v in self.unusual.items())
+        return ", ".join([self.defense().title, *settings])
 
     @property
     def is_random(self) -> bool:
@@ -98,3 +108,10 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "+".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value).replace("_", "")
+
+
+def _written(value: Any) -> str:
+    """A value inside a title; the values of a tuple in brackets."""
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_written, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

@@ -34,7 +34,7 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
         tags |= {
             "model": experiment.pretrain.model,
             "trained_by": _trained_by(stage, experiment).label,
-            "trained_by_title": _trained_by(stage, experiment).defense().title,
+            "trained_by_title": _trained_by(stage, experiment).title,
             "trained_by_settings": canonical_json(_trained_by(stage, experiment).model_dump(mode="json")),
             "pretrain_epochs": str(experiment.pretrain.epochs),
         }

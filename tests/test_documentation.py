@@ -7,11 +7,16 @@ import pkgutil
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nenni_core
-from pipeline.experiment import load_parameters
+from analysis.names import variant_name
+from pipeline.experiment import ExperimentSet, load_parameters
+from pipeline.keys import stage_keys
+from pipeline.run_tags import stage_tags
+from pipeline.runner import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTING = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -130,21 +135,55 @@ def test_examples_in_docstrings_are_true() -> None:
     assert sum(result.attempted for result in results.values()) > 0
 
 
+def shown_names(parameters: ExperimentSet) -> dict[str, str]:
+    """The label of every experiment of a set by the name that the analysis gives its row."""
+    shown = {}
+    for experiment in parameters.experiments():
+        keys = stage_keys(experiment, "any data")
+        tags = stage_tags("attack", Plan(experiment=experiment, keys=keys, data_fingerprint="any data"))
+        recorded: dict[str, Any] = {name: value or None for name, value in tags.items()}
+        for name, kind in (("ratio", float), ("projection_ratio", float), ("bits", int), ("ensemble", int)):
+            recorded[name] = kind(tags[name]) if tags[name] else None
+        shown[variant_name(recorded)] = experiment.label
+    return shown
+
+
+def test_rows_are_named_as_the_analysis_names_them() -> None:
+    parameters = load_parameters(ROOT / "params.yaml").model_dump(mode="json")
+    parameters["pretrain"]["defense"] = [
+        "adversarial",
+        {"kind": "sparse", "sparsity": 0.8},
+        {"kind": "trades", "beta": 1},
+    ]
+    parameters["finetune"] |= {"defenses": ["adversarial", "trades"], "ratio": [0.9], "pattern": ["4:8"]}
+    parameters["finetune"]["objective"] = ["clean"]
+    assert shown_names(ExperimentSet.model_validate(parameters)) == {
+        "Dense teacher": "dense",
+        "Ratio 0.9, clean": "ratio-0.9-clean",
+        "Pattern 4:8, clean": "pattern-4:8-clean",
+        "Sparse network (Guo et al., 2018), sparsity 0.8": "sparse-sparsity-0.8",
+        "TRADES (Zhang et al., 2019), beta 1": "trades-beta-1",
+        "Ratio 0.9, clean, on TRADES (Zhang et al., 2019), beta 1": "trades-beta-1-ratio-0.9-clean",
+        "Pattern 4:8, clean, on TRADES (Zhang et al., 2019), beta 1": "trades-beta-1-pattern-4:8-clean",
+    }
+
+
 def test_the_readmes_table_is_the_committed_run() -> None:
     """README.md's demo table against plots/accuracy.csv, which `dvc repro` wrote beside dvc.lock."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text.partition("<!-- demo:start -->")[2].partition("<!-- demo:end -->")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
     columns = ("clean", "fgsm", "pgd20", "mifgsm", "worst_case")
+    parameters = load_parameters(ROOT / "params.yaml")
+    variants = shown_names(parameters)
     shown = {}
-    for label, *cells in rows[2:]:
-        variant = "dense" if label == "Dense teacher" else label.lower().replace(", ", "-").replace(" ", "-")
-        shown[variant] = [cell.split(" ")[0] for cell in cells[: len(columns)]]
+    for name, *cells in rows[2:]:
+        shown[variants[name]] = [cell.split(" ")[0] for cell in cells[: len(columns)]]
     with (ROOT / "plots" / "accuracy.csv").open(encoding="utf-8") as file:
         computed = {
             row["variant"]: [f"{100 * float(row[column]):.1f}" for column in columns]
             for row in csv.DictReader(file)
         }
     assert shown == computed
-    labels = [experiment.label for experiment in load_parameters(ROOT / "params.yaml").experiments()]
+    labels = [experiment.label for experiment in parameters.experiments()]
     assert list(computed) == labels

@@ -94,6 +94,11 @@ class Row:
         return bool(self.random) or self.identity["randomize"] in protocol.RANDOM
 
     @property
+    def passes(self) -> int:
+        """Forward passes behind one prediction; 1 where it is not recorded."""
+        return self.identity["ensemble"] or 1
+
+    @property
     def images(self) -> int | None:
         """The number of test images behind the row's accuracies."""
         return next((cell.images for cell in self.cells.values() if cell), None)
@@ -175,9 +180,13 @@ class RobustnessTable:
         return found
 
     def dense_for(self, row: Row) -> Row | None:
-        """The dense network that `row` is compared with: same model, data set, seed and training."""
+        """The dense network that `row` is compared with: same model, data set, seed and training.
+
+        Of an ensemble it is the ensemble of as many passes, or else the single pass.
+        """
         same = {name: row.identity[name] for name in TEACHER}
-        return next((dense for dense in self.rows if dense.is_dense and _is_of(dense.identity, same)), None)
+        found = [dense for dense in self.rows if dense.is_dense and _is_of(dense.identity, same)]
+        return next((dense for passes in (row.passes, 1) for dense in found if dense.passes == passes), None)
 
     def images(self) -> list[int]:
         """The image counts that occur, ascending: one where the accuracies are comparable."""
@@ -306,7 +315,6 @@ def _blank(one: Mapping[str, Any], tracked: list[dict[str, Any]]) -> dict[str, A
 
 def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row:
     done = run["status"] == FINISHED
-    dense = run["defence"] == "dense"
     return Row(
         label=label,
         identity={name: run[name] for name in IDENTITY},
@@ -314,7 +322,7 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         bitops_dense=run["bitops_dense"] if done else None,
         bitops_nominal=run["bitops_nominal"] if done else None,
         bitops_measured=run["bitops_measured"] if done else None,
-        printed=None if dense else printed_reduction(run["model"], run["ratio"], run["pattern"]),
+        printed=_printed(run),
         tracked={name: run[name] if done else None for name in (*PROVENANCE, "params")},
         masking=read_verdict(run) if done else None,
         random=run["random"],
@@ -322,6 +330,12 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
         trained_by_settings=json.loads(run["trained_by_settings"] or "{}"),
         distances=_distances(run) if done else {},
     )
+
+
+def _printed(run: Mapping[str, Any]) -> PrintedReduction | None:
+    """What the paper prints, which has noise in adversarially trained networks, and no ensembles."""
+    other = run["defence"] == "dense" or run["trained_by"] not in names.PLAIN or (run["ensemble"] or 1) > 1
+    return None if other else printed_reduction(run["model"], run["ratio"], run["pattern"])
 
 
 def _quotient(part: float | None, whole: float | None) -> float | None:

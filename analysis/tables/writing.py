@@ -33,8 +33,9 @@ def headings(table: RobustnessTable) -> list[str]:
 
 def cells(table: RobustnessTable, row: Row) -> list[Cell]:
     """The cells of `row` below `headings(table)[1:]`."""
-    nominal = Cell(main="" if row.is_dense else names.reduction(row.reduction_nominal) or MISSING)
-    measured = Cell(main="" if row.is_dense else names.reduction(row.reduction_measured) or MISSING)
+    nothing = "" if row.is_dense else MISSING
+    nominal = Cell(main=names.reduction(row.reduction_nominal) or nothing)
+    measured = Cell(main=names.reduction(row.reduction_measured) or nothing)
     bitops = Cell(main=names.magnitude(row.bitops_nominal) or MISSING)
     printed = Cell(main=names.reduction(row.printed.reduction) if row.printed else "")
     cost = [bitops, nominal, *([measured] if _has_measured(table) else []), printed]

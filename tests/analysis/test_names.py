@@ -1,10 +1,17 @@
 """How things are called, written and ordered."""
 
 from itertools import permutations
+from typing import Any
 
 import pytest
 
 from analysis import names
+from nenni_core.defenses import DEFENSES
+from pipeline.defense_choice import DefenseChoice
+from pipeline.experiment import ExperimentSet
+from pipeline.keys import stage_keys
+from pipeline.run_tags import stage_tags
+from pipeline.runner import Plan
 
 PROTOCOL = ["fgsm", "pgd20", "mifgsm", "pgd20_straight_through"]
 
@@ -109,6 +116,58 @@ def test_labels_say_where_an_old_run_has_not_recorded_what_tells_it_from_another
         names.variant_name(run(defence="dense"), telling=telling)
         == "Dense teacher, pretrain epochs not recorded"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        ({"trained_by": "adversarial", "trained_by_title": "Rice"}, "Dense teacher"),
+        ({"trained_by": "trades-beta-1", "trained_by_title": "TRADES (Z), beta 1"}, "TRADES (Z), beta 1"),
+        (
+            {"trained_by": "awp-gamma-1e-05", "trained_by_title": "AWP (W), gamma 1e-05"},
+            "AWP (W), gamma 1e-05",
+        ),
+        ({"trained_by": "awp-gamma-1e-05"}, "awp-gamma-1e-05"),
+        ({"trained_by": "trades"}, "trades"),
+    ],
+)
+def test_a_defence_is_called_as_its_run_says(columns: dict[str, str], label: str) -> None:
+    assert names.variant_name(run(defence="dense", **columns)) == label
+    on = "" if label == "Dense teacher" else f", on {label}"
+    assert names.variant_name(run(ratio=0.9, objective="clean", **columns)) == f"Ratio 0.9, clean{on}"
+
+
+@pytest.mark.parametrize(
+    ("choice", "title"),
+    [
+        ("trades", "TRADES (Zhang et al., 2019)"),
+        ({"kind": "trades", "beta": 6}, "TRADES (Zhang et al., 2019)"),
+        ({"kind": "trades", "beta": 1}, "TRADES (Zhang et al., 2019), beta 1"),
+        ({"kind": "awp", "gamma": 1e-5}, f"{DEFENSES['awp'].title}, gamma 1e-05"),
+        (
+            {"kind": "fat", "taus": [0, 2], "milestones": [0.5]},
+            "FAT (Zhang et al., 2020), taus (0, 2), milestones (0.5)",
+        ),
+        (
+            {"kind": "sparse", "sparsity": 0.8, "method": "surgery", "learning_rate": 0.1},
+            "Sparse network (Guo et al., 2018), learning rate 0.1, sparsity 0.8, method surgery",
+        ),
+    ],
+)
+def test_the_title_of_a_choice_is_what_its_runs_record(choice: Any, title: str) -> None:
+    assert DefenseChoice.model_validate(choice).title == title
+    [experiment] = ExperimentSet.model_validate(
+        {
+            "prepare": {"dataset": "synthetic", "validation_images": 12},
+            "pretrain": {"defense": choice, "epochs": 1},
+            "distill": {},
+            "finetune": {},
+            "attack": {"attacks": {"fgsm": {"kind": "fgsm"}}},
+        }
+    ).experiments()
+    keys = stage_keys(experiment, "data")
+    tags = stage_tags("attack", Plan(experiment=experiment, keys=keys, data_fingerprint="data"))
+    assert tags["trained_by_title"] == title
 
 
 @pytest.mark.parametrize(

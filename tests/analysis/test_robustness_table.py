@@ -98,6 +98,79 @@ def test_networks_of_different_teachers_are_told_apart_and_not_compared(recorder
     assert table.dense_for(table.rows[2]) is table.rows[1]
 
 
+SPARSE = {"trained_by": "sparse", "trained_by_title": "Sparse network (Guo et al., 2018)"}
+RANDOM = {
+    "trained_by": "rse",
+    "trained_by_title": "RSE (Liu et al., 2018)",
+    "random": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        (("10", "1"), {"10": "10", "1": "1", "2": "1", "": "1"}),
+        (("10", ""), {"10": "10", "1": "", "2": "", "": ""}),
+        (("10",), {"10": "10", "1": None, "2": None}),
+    ],
+)
+def test_an_ensemble_is_compared_with_the_dense_ensemble_or_the_single_pass(
+    recorder: Recorder, recorded: tuple[str, ...], expected: dict[str, str | None]
+) -> None:
+    parent = recorder.parent(name := f"ensembles-{'-'.join(recorded)}")
+    for passes in recorded:
+        recorder.attack(parent, DENSE | RANDOM | {"ensemble": passes}, {"clean": 100})
+    for passes in expected:
+        recorder.attack(parent, noise(ratio="0.9") | RANDOM | {"ensemble": passes}, {"clean": 90})
+    table = build_table(read_back(recorder, name, {}).runs)
+    for row in table.rows:
+        dense, passes = table.dense_for(row), str(row.identity["ensemble"] or "")
+        if row.is_dense:
+            assert dense is row
+        else:
+            assert (dense and str(dense.identity["ensemble"] or "")) == expected.pop(passes)
+    assert expected == {}
+
+
+def test_what_a_defence_saves_or_costs_is_shown_and_nothing_where_it_is_nothing(recorder: Recorder) -> None:
+    parent = recorder.parent("reductions")
+    recorder.attack(parent, DENSE, {"clean": 100})
+    recorder.attack(parent, DENSE | SPARSE, {"clean": 100}, bitops=(300_000.0, 310_000.0))
+    recorder.attack(parent, DENSE | RANDOM, {"clean": 100}, bitops=(1_005_000.0, 1_005_000.0))
+    recorder.attack(
+        parent, DENSE | {"trained_by": "trades", "trained_by_title": "TRADES (Z)"}, {"clean": 100}
+    )
+    table = build_table(read_back(recorder, "reductions", {}).runs)
+    assert headings(table)[-4:] == ["BitOPs", "Reduction", "Measured", "Paper"]
+    assert {row.label: [cell.main for cell in cells(table, row)[-4:]] for row in table.rows} == {
+        "Dense teacher": ["1.00 M", "", "", ""],
+        SPARSE["trained_by_title"]: ["300 k", "\u221270.0%", "\u221269.0%", ""],
+        RANDOM["trained_by_title"]: ["1.00 M", "+0.5%", "+0.5%", ""],
+        "TRADES (Z)": ["1.00 M", "", "", ""],
+    }
+
+
+def test_the_paper_prints_noise_in_adversarially_trained_networks_only(recorder: Recorder) -> None:
+    parent = recorder.parent("printed")
+    for tags in (
+        {},
+        {"trained_by": ""},
+        SPARSE,
+        {"randomize": "bank"},
+        {"randomize": "bank", "ensemble": "10"},
+    ):
+        recorder.attack(parent, noise(ratio="0.9") | tags, {"clean": 100})
+    table = build_table(read_back(recorder, "printed", {}).runs)
+    shown = {row.label: cells(table, row)[-1].main for row in table.rows if not row.is_dense}
+    assert shown == {
+        "Ratio 0.9, clean, trained by adversarial": "\u221282.6%",
+        "Ratio 0.9, clean, trained by not recorded": "\u221282.6%",
+        f"Ratio 0.9, clean, on {SPARSE['trained_by_title']}": "",
+        "Ratio 0.9, clean, randomize bank": "\u221282.6%",
+        "Ratio 0.9, clean, randomize bank, ensemble of 10": "",
+    }
+
+
 def test_variants_that_differ_in_score_or_approximation_are_told_apart(recorder: Recorder) -> None:
     parent = recorder.parent("variants")
     differing = ({}, {"score": "signed"}, {"bits": "3"}, {"projection_ratio": "0.5"})

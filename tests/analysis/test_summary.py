@@ -236,3 +236,16 @@ def test_the_best_of_several_defences_is_named() -> None:
         "the best of 2 networks without injected noise is TRADES (Zhang et al., 2019) with 54.0%, "
         "and the best with it Ratio 0.9, clean with 20.0%."
     )
+
+
+def test_an_ensemble_is_no_network_of_its_own() -> None:
+    columns = {"clean": 800, "pgd20": 510, "pgd20_straight_through": 540}
+    better = columns | {"pgd20_straight_through": 700}
+    other = row("RSE", columns, defence="dense", trained_by="rse", ensemble=1)
+    together = row("RSE, ensemble of 10", better, defence="dense", trained_by="rse", ensemble=10)
+    noisy_together = noisy(800, 700, 600, ensemble=10)
+    assert summary(noisy(800, 700, 200), noisy_together, other, together).headline.endswith(
+        "the best of 2 networks without injected noise is RSE with 54.0%, "
+        "and the best with it Ratio 0.9, clean with 20.0%."
+    )
+    assert "without injected noise" not in summary(noisy(800, 700, 200), together).headline

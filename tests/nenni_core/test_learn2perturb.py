@@ -203,7 +203,7 @@ def test_bit_operations_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sigma": 0.001}, r"sigma is 0\.001; expected a value at least minimum"),
+        ({"sigma": 0.001}, r"sigma is 0\.001; expected a value from minimum to 1e6"),
         ({"minimum": 0.0}, r"minimum is 0\.0; expected a value above 0"),
         ({"gamma": -1.0}, r"gamma is -1\.0; expected a value at least 0"),
         ({"noise_start": 1.5}, r"noise_start is 1\.5; expected a value in \[0, 1\]"),

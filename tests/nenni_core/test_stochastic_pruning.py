@@ -245,7 +245,7 @@ def test_it_is_put_on_a_trained_network_without_training() -> None:
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(InputError, match=r"fraction is 0\.0; expected a value above 0"):
+    with pytest.raises(InputError, match=r"fraction is 0\.0; expected a value in \(0, 1000\]"):
         make_defense("sap", fraction=0.0)
     with pytest.raises(InputError, match="unknown base"):
         make_defense("sap", base="trades")

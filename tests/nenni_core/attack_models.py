@@ -54,17 +54,10 @@ class NoisyInput(nn.Module):
         self.net = net
         self.sigma = sigma
         self.noise_stream = NoiseStream(seed, "inference")
-        self._held: tuple[NoiseStream, int, Tensor] | None = None
         self.draws: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        stream = self.noise_stream
-        if stream.held and self._held is not None and self._held[:2] == (stream, stream.epoch):
-            noise = self._held[2]
-        else:
-            noise = self.sigma * torch.randn(x.shape[1:], generator=stream.generator)
-            if stream.held:
-                self._held = (stream, stream.epoch, noise)
+        noise = self.sigma * self.noise_stream.normal(self, x, x.shape[1:])
         self.draws.append(noise)
         return self.net(x + noise)
 

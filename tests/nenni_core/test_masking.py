@@ -49,16 +49,12 @@ class FewPixels(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noise_stream = NoiseStream(0, "inference")
-        self._held: tuple[NoiseStream, int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        stream = self.noise_stream
-        if stream.held and self._held is not None and self._held[:2] == (stream, stream.epoch):
-            mask = self._held[2]
-        else:
-            mask = (torch.rand(x.shape[1:], generator=stream.generator) < 0.1).to(x.dtype)
-            if stream.held:
-                self._held = stream, stream.epoch, mask
+        def fresh(stream: NoiseStream) -> Tensor:
+            return (torch.rand(x.shape[1:], generator=stream.generator) < 0.1).to(x.dtype)
+
+        mask = self.noise_stream.draw(self, fresh)
         score = 10 * ((x - 0.5) * mask).flatten(1).sum(1)
         return torch.stack([score, -score], dim=1)
 

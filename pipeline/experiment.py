@@ -172,6 +172,10 @@ class Experiment(Section):
         """The stage whose output is the dense network."""
         return "pretrain" if self.pretrain.defense.base is None else "defend"
 
+    def training(self, stage: str) -> Pretrain:
+        """How the network that `stage` works on was trained; `pretrain` trains what `defend` starts from."""
+        return self.pretrain.base() if stage == "pretrain" else self.pretrain
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that this experiment passes through."""

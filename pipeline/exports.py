@@ -66,8 +66,8 @@ def _metrics(stage: str, results: Sequence[Result]) -> dict[str, Any]:
 
 def _network(stage: str, result: Result) -> str:
     """What tells the entries of an early stage apart: the defence, and how the noise is drawn."""
-    pretrain, distill = result.experiment.pretrain, result.experiment.distill
-    defense = (pretrain.base() if stage == "pretrain" else pretrain).defense.label
+    distill = result.experiment.distill
+    defense = result.experiment.training(stage).defense.label
     usual = stage != "distill" or distill.randomize == "fixed"
     return defense if usual else f"{defense}-{distill.randomize.replace('_', '-')}"
 

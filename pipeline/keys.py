@@ -42,9 +42,9 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
 
     An attack on the dense teacher, or one that transfers from it, is also told which checkpoint that is.
     """
-    if stage == "pretrain":
-        return experiment.pretrain.base()
-    section = experiment.pretrain if stage == "defend" else getattr(experiment, stage)
+    if stage in ("pretrain", "defend"):
+        return experiment.training(stage)
+    section = getattr(experiment, stage)
     assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
@@ -60,18 +60,9 @@ def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
         config["attacks"] = {name: _read_by(attack) for name, attack in config["attacks"].items()}
     unread = _unread(stage, config)
     if "defense" in config:
-        dropped = _unread_by(DefenseChoice(**config["defense"]))
+        dropped = DefenseChoice(**config["defense"]).defense().unread
         config["defense"] = {name: v for name, v in config["defense"].items() if name not in dropped}
     return {name: value for name, value in config.items() if name not in unread}
-
-
-def _defense(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The defence whose loss a training stage minimises."""
-    return {"kind": config["objective"]} if stage == "finetune" else config["defense"]
-
-
-def _unread_by(choice: DefenseChoice) -> frozenset[str]:
-    return choice.defense().unread
 
 
 def _read_by(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +87,8 @@ def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
         if config["schedule"] != "step":
             unread |= {"milestones", "decay"}
         # eps and step_size are those of the validation too
-        unread |= _unread_by(DefenseChoice(**_defense(stage, config))) & {"steps"}
+        minimised = {"kind": config["objective"]} if stage == "finetune" else config["defense"]
+        unread |= DefenseChoice(**minimised).defense().unread & {"steps"}
     if stage == "defend":
         unread |= {"model", "epochs", "learning_rate"}  # the trained network's, and the defence's own
         if config["defense"]["epochs"] == 0:  # nothing is trained

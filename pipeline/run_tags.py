@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.defense_choice import DefenseChoice
-from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.keys import canonical_json, stage_seed
 from pipeline.provenance import commit
@@ -31,11 +29,12 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
         "git_dirty": str(state.dirty).lower(),
     }
     if stage != "prepare":
+        trained_by = experiment.training(stage).defense
         tags |= {
             "model": experiment.pretrain.model,
-            "trained_by": _trained_by(stage, experiment).label,
-            "trained_by_title": _trained_by(stage, experiment).title,
-            "trained_by_settings": canonical_json(_trained_by(stage, experiment).model_dump(mode="json")),
+            "trained_by": trained_by.label,
+            "trained_by_title": trained_by.title,
+            "trained_by_settings": canonical_json(trained_by.model_dump(mode="json")),
             "pretrain_epochs": str(experiment.pretrain.epochs),
         }
     if stage in ("finetune", "attack"):
@@ -56,12 +55,6 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "projection_ratio": "" if rule is None else repr(experiment.distill.projection_ratio),
         }
     return tags
-
-
-def _trained_by(stage: str, experiment: Experiment) -> DefenseChoice:
-    """The defence of the network that a stage works on; `pretrain` trains the base of those that have one."""
-    pretrain = experiment.pretrain
-    return (pretrain.base() if stage == "pretrain" else pretrain).defense
 
 
 def result_tags(entry: Entry) -> dict[str, str]:

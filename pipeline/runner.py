@@ -41,9 +41,8 @@ class Plan:
         if stage == "prepare":
             return experiment.prepare.dataset
         if stage in ("pretrain", "defend", "distill"):
-            pretrain = experiment.pretrain.base() if stage == "pretrain" else experiment.pretrain
-            by = pretrain.defense.label
-            network = f"{pretrain.model} on {experiment.prepare.dataset}"
+            by = experiment.training(stage).defense.label
+            network = f"{experiment.pretrain.model} on {experiment.prepare.dataset}"
             return network if by == "adversarial" else f"{network}, {by}"
         return experiment.label
 

@@ -48,26 +48,44 @@ class AdversarialTraining(Defense):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModifiedNetwork(AdversarialTraining):
-    """Base of the defences that are another network: trained adversarially, or on clean images if wanted."""
+class ChosenTraining(AdversarialTraining):
+    """Base of the defences that are trained adversarially, or on clean images if wanted.
 
-    objective: str = "adversarial"
-    """What the network is trained on: "adversarial" or "clean" images."""
+    `choice` names the field that says which of `OBJECTIVES` it is.
+    """
+
+    choice: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise unknown_choice("objective", self.objective, list(OBJECTIVES))
+        value = getattr(self, self.choice)
+        if value not in OBJECTIVES:
+            raise unknown_choice(self.choice, value, list(OBJECTIVES))
+
+    @property
+    def trains_clean(self) -> bool:
+        """Whether the images are trained on as they are."""
+        return bool(getattr(self, self.choice) == "clean")
 
     @property
     def select_by(self) -> Literal["robust", "clean"]:
         """The accuracy on what the network is trained on."""
-        return "clean" if self.objective == "clean" else "robust"
+        return "clean" if self.trains_clean else "robust"
 
     @property
     def unread(self) -> frozenset[str]:
         """On clean images nothing is attacked."""
-        return frozenset({"steps"} if self.objective == "clean" else ())
+        return frozenset({"steps"} if self.trains_clean else ())
 
     def search(self, model: nn.Module, x: Batch, y: Labels, context: StepContext) -> Batch:
         """PGD from a random start, or the images themselves."""
-        return x if self.objective == "clean" else super().search(model, x, y, context)
+        return x if self.trains_clean else super().search(model, x, y, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModifiedNetwork(ChosenTraining):
+    """Base of the defences that are another network."""
+
+    choice: ClassVar[str] = "objective"
+
+    objective: str = "adversarial"
+    """What the network is trained on: "adversarial" or "clean" images."""

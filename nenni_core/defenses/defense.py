@@ -1,5 +1,6 @@
 """The contract of a defence: how the network is built, what is minimised, how its randomness is drawn."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -116,4 +117,20 @@ class Defense:
 
         That is `weight_decay`; the learning rate is the schedule's for all.
         """
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+        return groups_by_decay(model, [], 0.0)
+
+
+def groups_by_decay(
+    model: nn.Module, special: Iterable[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups: the recipe's weight decay for all that is trained, `weight_decay` for `special`."""
+    apart = {id(parameter) for parameter in special}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if id(parameter) not in apart]},
+        {
+            "params": [parameter for parameter in trained if id(parameter) in apart],
+            "weight_decay": weight_decay,
+        },
+    ]
+    return [group for group in groups if group["params"]]

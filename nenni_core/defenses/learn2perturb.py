@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nenni_core.bitops import ADDITION, GAUSSIAN_SAMPLE, MULTIPLICATION
-from nenni_core.defenses.defense import Batch, Labels, LossAndLogits, StepContext
+from nenni_core.defenses.defense import Batch, Labels, LossAndLogits, StepContext, groups_by_decay
 from nenni_core.defenses.mixed_training import MixedTraining
 from nenni_core.defenses.wrapping import replace_modules
 from nenni_core.errors import InputError, require
@@ -151,13 +151,8 @@ class Learn2Perturb(MixedTraining):
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The recipe's weight decay for all but the sigmas, which have none."""
-        sigmas = {id(module.sigma) for module in perturbed_maps(model)}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if id(parameter) not in sigmas]},
-            {"params": [parameter for parameter in trained if id(parameter) in sigmas], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        special = [module.sigma for module in perturbed_maps(model)]
+        return groups_by_decay(model, special, 0.0)
 
     def _switch(self, model: nn.Module, position: float, epochs: int) -> None:
         """Turn the noise on or off as at `position` epochs of `epochs`."""

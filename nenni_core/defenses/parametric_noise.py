@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nenni_core.bitops import ADDITION, GAUSSIAN_SAMPLE, MULTIPLICATION
+from nenni_core.defenses.defense import groups_by_decay
 from nenni_core.defenses.mixed_training import MixedTraining
 from nenni_core.defenses.wrapping import replace_modules, run_with_weight
 from nenni_core.errors import InputError, require, unknown_choice
@@ -103,10 +104,5 @@ class ParametricNoise(MixedTraining):
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The recipe's weight decay for all but the alphas, which have none."""
-        alphas = {id(module.alpha) for module in model.modules() if isinstance(module, NoisyWeights)}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if id(parameter) not in alphas]},
-            {"params": [parameter for parameter in trained if id(parameter) in alphas], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        special = [module.alpha for module in model.modules() if isinstance(module, NoisyWeights)]
+        return groups_by_decay(model, special, 0.0)

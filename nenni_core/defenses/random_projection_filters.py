@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nenni_core.bitops import GAUSSIAN_SAMPLE, MULTIPLICATION
 from nenni_core.defenses.adversarial_training import ModifiedNetwork
+from nenni_core.defenses.defense import groups_by_decay
 from nenni_core.defenses.wrapping import replace_modules, run_with_weight
 from nenni_core.errors import InputError, require
 from nenni_core.randomness import NoiseStream, set_noise
@@ -164,16 +165,8 @@ class RandomProjectionFilters(ModifiedNetwork):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The recipe's weight decay for all but the learned filters beside random ones."""
         layers = [m.layer for m in model.modules() if isinstance(m, PartlyRandomConvolution)]
-        learned = {id(layer.weight) for layer in layers}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if id(parameter) not in learned]},
-            {
-                "params": [parameter for parameter in trained if id(parameter) in learned],
-                "weight_decay": self.learned_weight_decay,
-            },
-        ]
-        return [group for group in groups if group["params"]]
+        special = [layer.weight for layer in layers]
+        return groups_by_decay(model, special, self.learned_weight_decay)
 
 
 def _why_not(layer: nn.Conv2d) -> str | None:

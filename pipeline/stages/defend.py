@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from nenni_core.randomness import derive_seed
 from pipeline import figures
-from pipeline.artifacts import load_prepared, load_spec, save_model
+from pipeline.artifacts import load_model, load_prepared, load_spec, save_model
 from pipeline.config import Pretrain
 from pipeline.learning import fit, history_rows, summary
 from pipeline.runtime import Runtime
@@ -27,8 +25,7 @@ def run(
     """
     data = load_prepared(inputs["prepare"])
     trained = load_spec(inputs["pretrain"])
-    network = trained.build()
-    network.load_state_dict(load_file(inputs["pretrain"] / "best.safetensors"))
+    network = load_model(inputs["pretrain"], "best.safetensors")
     defense = config.defense.defense()
     model = defense.wrap(network, derive_seed(seed, "defend", "weights"), data.image_shape)
     model.to(runtime.device)

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from nenni_core.distill import distill
 from nenni_core.inject import inject
 from nenni_core.injection import Injection
 from nenni_core.randomness import derive_seed, set_noise
 from pipeline import figures
-from pipeline.artifacts import MODEL, load_prepared, load_spec, save_model, teacher_folder
+from pipeline.artifacts import MODEL, load_model, load_prepared, load_spec, save_model, teacher_folder
 from pipeline.config import Distill
 from pipeline.files import write_csv, write_json
 from pipeline.runtime import Runtime
@@ -44,8 +42,7 @@ def run(
     data = load_prepared(inputs["prepare"])
     trained = teacher_folder(inputs)
     spec = load_spec(trained).with_injection(injection_of(config, seed))
-    teacher = load_spec(trained).build()
-    teacher.load_state_dict(load_file(trained / f"{config.checkpoint}.safetensors"))
+    teacher = load_model(trained, f"{config.checkpoint}.safetensors")
     assert spec.injection is not None
     model = inject(teacher, spec.injection).to(runtime.device).eval()
     set_noise(model, "training", derive_seed(seed, "distill"))

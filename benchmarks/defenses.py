@@ -5,18 +5,17 @@ in interleaved rounds, and prints the ratios to those of plain adversarial train
 network as the defence builds it, noise operations included.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, interleave, markdown_table, timing_record, write_json
+from benchmarks.training_step import step_options
 from nenni_core.bitops import bitops
 from nenni_core.defenses import DEFENSES, make_defense
 from nenni_core.errors import InputError
-from nenni_core.models import MODELS, build_model
+from nenni_core.models import build_model
 from nenni_core.randomness import make_generator
 from nenni_core.training import Recipe
 from nenni_core.training.loop import lay_out_channels_last, training_step
@@ -85,20 +84,7 @@ def cost_table(steps: Sequence[Timing], passes: Sequence[Timing], costs: dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=sorted(MODELS), default="small_resnet")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=10, help="steps of PGD (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="interleaved repetitions (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--out", type=Path, help="write the measurements here, as JSON")
-    arguments = parser.parse_args()
+    arguments = step_options(__doc__, rounds=5).parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device, size = torch.device(arguments.device), arguments.image_size

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from nenni_core.errors import InputError
@@ -21,7 +21,7 @@ from nenni_core.mixing import mix, mix_integers
 from nenni_core.projection import draw_signs, projection_matrix, projection_rank, projection_scale
 from nenni_core.quantize import best_exponent, fixed_point
 from nenni_core.randomness import NoiseStream, make_generator
-from nenni_core.selection import select_essential, select_essential_integers
+from nenni_core.selection import INTEGERS, select_essential, select_essential_integers
 
 MaskObserver = Callable[[Bool[Tensor, "batch *output"]], None]
 
@@ -183,35 +183,36 @@ class NoisyLayer(nn.Module):
                 f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
             )
         scores = z_approx.movedim(self.channel_axis, -1)
-        if self.injection.target == "random":
-            mask = self._drawn_mask(scores).movedim(-1, self.channel_axis)
-            if observer is not None:
-                observer(mask)
-            return mix(mask, self.precise(x), z_approx)
         if _has_fast_integers(z_approx):
-            chosen = select_essential_integers(scores, self.injection, self.threshold)
-            chosen = chosen.movedim(-1, self.channel_axis)
+            chosen = self._choose(scores, select_essential_integers).movedim(-1, self.channel_axis)
             if observer is not None:
                 observer(chosen == 1)
             return mix_integers(chosen, self.precise(x), z_approx)
-        mask = select_essential(scores, self.injection, self.threshold).movedim(-1, self.channel_axis)
+        mask = self._choose(scores, select_essential).movedim(-1, self.channel_axis)
         if observer is not None:
             observer(mask)
         return mix(mask, self.precise(x), z_approx)
 
-    def _drawn_mask(self, like: Tensor) -> Bool[Tensor, "..."]:
-        """A mask in the shape of `like` that keeps as many neurons as configured, whatever their size.
+    def _choose(
+        self, z_approx: Float[Tensor, "batch *position channels"], select: Callable[..., Tensor]
+    ) -> Shaped[Tensor, "batch *position channels"]:
+        """Which neurons are kept precise, in the representation of `select`.
 
-        Each image draws its own; while the noise is held, all see the same.
+        With `target="random"` the choice is a draw of as many neurons, whatever their size. Each image has
+        its own; while the noise is held, all images see the same.
         """
+        if self.injection.target != "random":
+            return select(z_approx, self.injection, self.threshold)
 
         def make(stream: NoiseStream) -> Tensor:
-            shape = (1, *like.shape[1:]) if stream.held else like.shape
-            generator = stream.generator_on(like.device)
-            return torch.rand(shape, generator=generator, device=like.device)
+            shape = (1, *z_approx.shape[1:]) if stream.held else z_approx.shape
+            generator = stream.generator_on(z_approx.device)
+            return select(torch.rand(shape, generator=generator, device=z_approx.device), self.injection)
 
-        scores = self.noise_stream.draw(self, make, f"neurons {tuple(like.shape[1:])}")
-        return select_essential(scores, self.injection).expand(like.shape)
+        chosen = self.noise_stream.draw(self, make, f"neurons {tuple(z_approx.shape[1:])}")
+        if chosen.dtype != torch.bool:  # integers of the width of what they choose from
+            chosen = chosen.to(INTEGERS[z_approx.dtype])
+        return chosen.expand(z_approx.shape)
 
     @contextmanager
     def as_dense(self) -> Iterator[None]:

@@ -22,12 +22,13 @@ NETWORK_LIMIT = 16
 BLOCK = 1 << 17
 """Values that are partitioned at a time: half a megabyte of float32, a part of a core's cache."""
 
-_INTEGERS = {
+INTEGERS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
 }
+"""The integers as wide as each type of scores."""
 
 
 def select_essential(
@@ -79,7 +80,7 @@ def select_essential_integers(
     PyTorch's operations with boolean masks are not vectorised on the CPU; those whose result has the type
     of their operands are. Floating-point magnitudes are ordered like their bit patterns.
     """
-    integer = _INTEGERS[z_approx.dtype]
+    integer = INTEGERS[z_approx.dtype]
     if injection.selection == "threshold":
         assert threshold is not None, "the layer has checked that it is calibrated"
         scores = _scores(z_approx, injection)

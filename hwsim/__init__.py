@@ -1,4 +1,6 @@
-"""A cycle-accurate simulator of the accelerator: a matrix-vector unit whose 4-bit multipliers compose into 16-bit ones.
+"""A cycle-accurate simulator of the accelerator.
 
-It knows shapes and masks, not values, and needs neither PyTorch nor the other packages of this project.
+Its matrix-vector unit has 4-bit multipliers that compose into 16-bit ones (paper section 5).
+
+The simulator knows shapes and masks, not values, and needs neither PyTorch nor the other packages of this project.
 """

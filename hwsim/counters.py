@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 class Counters:
     """Cycles, operations and memory accesses of a layer, or sums of them.
 
-    Each vector unit is in each cycle in exactly one state: the counts of `unit_cycles` and `vector_units` times
-    those of `stall_cycles` add up to `vector_units * cycles`.
+    Each vector unit is in each cycle in exactly one state: the counts of `unit_cycles` and
+    `vector_units` times those of `stall_cycles` add up to `vector_units * cycles`.
     """
 
     cycles: int = 0
@@ -93,7 +93,7 @@ class Counters:
 
     @property
     def bitops(self) -> int:
-        """Bit operations as the paper counts them: 256 for 16 x 16 bits, 64 for 4 x 16, 4 and 16 for additions."""
+        """Bit operations as the paper counts them: the product of two widths, the width of an addition."""
         return (
             256 * self.multiplications_16x16
             + 64 * self.multiplications_4x16
@@ -114,7 +114,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Pass:
-    """A stretch of time that one part of the machine spends on one tile. Cycles count from the layer's start."""
+    """A time that one part of the machine spends on one tile, in cycles from the layer's start."""
 
     part: str
     """"projection", "approximate" or "precise"."""

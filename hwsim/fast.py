@@ -1,7 +1,7 @@
 """The simulator: all tiles of a layer at once, in closed form. Equal to `hwsim.reference` in every count.
 
-Arrays are indexed (tile, block, position, unit): a tile is `positions_per_tile` output positions, a block is the
-output channels that the vector units hold at a time.
+Arrays are indexed (tile, block, position, unit): a tile is `positions_per_tile` output positions, a block
+is the output channels that the vector units hold at a time.
 """
 
 from math import ceil

@@ -66,8 +66,8 @@ class Hardware(BaseModel):
         accepted = self.lanes * self.activation_words_per_cycle * -(-self.rows_per_unit // 4)
         if written > accepted:
             raise ValueError(
-                f"the approximate pass makes up to {written} outputs while {accepted} can be written; expected "
-                "more lanes or activation_words_per_cycle"
+                f"the approximate pass makes up to {written} outputs while {accepted} can be written; "
+                "expected more lanes or activation_words_per_cycle"
             )
         return self
 

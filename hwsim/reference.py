@@ -5,12 +5,12 @@ The rules, for one convolution:
 1. Output positions are cut into tiles, output channels into blocks of as many rows as the vector units hold.
    Within a block, channel i belongs to unit i mod V, or, where groups of M channels are selected from, to
    unit (i div M) mod V. The dot product is cut into chunks of as many values as a unit has lanes.
-2. Precise pass of a tile: block after block, chunk after chunk. In one such step each unit has a queue of its
-   essential outputs, ordered by position. In each cycle a unit takes the head of its queue, if that is less than
-   `run_ahead_positions` ahead of the earliest position in any queue.
-3. Meanwhile the inputs of all positions that a unit of the block needs are read, `activation_words_per_cycle`
-   in each cycle. A step in which anything is computed takes at least `pipeline_depth_cycles`: the next chunk
-   adds to the same accumulators.
+2. Precise pass of a tile: block after block, chunk after chunk. In one such step each unit has a queue of
+   its essential outputs, ordered by position. In each cycle a unit takes the head of its queue, if that is
+   less than `run_ahead_positions` ahead of the earliest position in any queue.
+3. Meanwhile the inputs of all positions that a unit of the block needs are read,
+   `activation_words_per_cycle` in each cycle. A step in which anything is computed takes at least
+   `pipeline_depth_cycles`: the next chunk adds to the same accumulators.
 4. Approximate pass of a tile: the same over the projected inputs, for all outputs; one item covers four rows.
 5. The projection works ahead by at most two tiles. A tile's approximate pass waits for its projection, its
    precise pass for its mask: the pipeline empties, then the selection takes its time. While the mask of a
@@ -98,10 +98,10 @@ class _Machine:
             if not active and not waiting_for:
                 break
             # the projection: it begins a tile when the one before is done and there is room for its result
-            if additions_left == 0 and to_project and approximated.get(to_project[0] - 2, -1) >= 0:
-                additions_left, projecting_since = self.begin_projection(to_project[0]), clock
-            elif additions_left == 0 and to_project and to_project[0] < 2:
-                additions_left, projecting_since = self.begin_projection(to_project[0]), clock
+            if additions_left == 0 and to_project:
+                upcoming = to_project[0]
+                if upcoming < 2 or upcoming - 2 in approximated:
+                    additions_left, projecting_since = self.begin_projection(upcoming), clock
             clock += 1
             self.count[waiting_for or f"{part}_cycles"] += 1
             if additions_left > 0:

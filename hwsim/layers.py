@@ -40,12 +40,12 @@ class Layer:
             least = {"name": "", "rank": 0}.get(field.name, 1)
             if isinstance(least, int) and value < least:
                 raise InputError(
-                    f"layer {self.name!r}: {field.name} is {value}; expected a whole number of at least {least}"
+                    f"layer {self.name!r}: {field.name} is {value}; expected a count from {least} on"
                 )
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
                 raise InputError(
-                    f"layer {self.name!r}: {name} {getattr(self, name)} is no multiple of groups {self.groups}"
+                    f"layer {self.name!r}: {name} {getattr(self, name)} does not divide into {self.groups} groups"
                 )
         if self.rank == 0:
             object.__setattr__(self, "rank", ceil(self.inputs_per_output / PROJECTION_RATIO))

@@ -150,8 +150,8 @@ def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
         bits = packed[layer.name]
         if bits.shape != expected or bits.dtype != np.uint8:
             raise InputError(
-                f"{path}: mask of layer {layer.name!r} is {bits.dtype} {bits.shape}; expected bytes {expected} "
-                f"for {images} images of {layer.positions} positions and {layer.out_channels} channels"
+                f"{path}: mask of layer {layer.name!r} is {bits.dtype} {bits.shape}; expected bytes "
+                f"{expected} for {images} images of {layer.positions} positions and {layer.out_channels} channels"
             )
         masks[layer.name] = unpack(bits, layer.out_channels)
     return MaskFile(images, about, masks)

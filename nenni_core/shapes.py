@@ -16,7 +16,10 @@ from nenni_core.projection import projection_rank
 
 @dataclass(frozen=True, kw_only=True)
 class LayerShape:
-    """One use of a convolution, for one image; a linear layer is a 1 x 1 convolution of a column of positions."""
+    """One use of a convolution, for one image.
+
+    A linear layer is a 1 x 1 convolution of a column of positions.
+    """
 
     name: str
     """The module's name; with "#2" and so on from its second use in a forward pass on."""

@@ -63,8 +63,11 @@ class Counters:
     """Reads and writes back of a 32-bit accumulator."""
     row_words_read: int = 0
     """Weight words out of the row buffers, one for each step of a vector unit."""
-    dram_bytes_read: int = 0
-    dram_bytes_written: int = 0
+
+    # traffic with the memory outside, in bytes
+    dram_weight_bytes: int = 0
+    dram_input_bytes: int = 0
+    dram_output_bytes: int = 0
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -100,6 +103,11 @@ class Counters:
             + 4 * self.projection_additions
             + 16 * self.comparisons
         )
+
+    @property
+    def dram_bytes(self) -> int:
+        """All bytes that cross the chip's border."""
+        return self.dram_weight_bytes + self.dram_input_bytes + self.dram_output_bytes
 
     @property
     def activation_words_read(self) -> int:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwsim.errors import InputError, unknown_choice
+from hwsim.errors import unknown_choice
+from hwsim.reading import read_model
 
 CORES = Path(__file__).parent / "cores"
 """Designs that come with the simulator; one `.yaml` file for each."""
@@ -48,9 +48,6 @@ class Hardware(BaseModel):
     clock_mhz: Annotated[float, Field(gt=0, le=100_000)] = 500.0
     weight_sram_kib_per_unit: Count = 64
     activation_sram_kib: Count = 512
-    sram_cell: Literal["lop", "lstp", "hp"] = Field(
-        default="lop", description="transistors of the memories: low operating power, low standby, fast"
-    )
     dram_bytes_per_cycle: Count | None = Field(
         default=None, description="bandwidth of the memory outside; none: all data are on the chip"
     )
@@ -113,22 +110,4 @@ def load_hardware(name_or_path: str | Path) -> Hardware:
         if str(name_or_path) not in core_names():
             raise unknown_choice("hardware", str(name_or_path), [*core_names(), "or a .yaml file"])
         path = CORES / f"{name_or_path}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{str(path)!r}: {error.strerror}; expected a description of hardware") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values, found {content!r}")
-    for key in content:
-        if key not in Hardware.model_fields:
-            raise InputError(f"{path}: {unknown_choice('key', str(key), Hardware.model_fields)}")
-    try:
-        return Hardware(**content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        found = f", found {problem['input']!r}" if where else ""
-        raise InputError(f"{path}: {f'{where}: ' if where else ''}{message}{found}") from None
+    return read_model(path, Hardware)

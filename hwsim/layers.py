@@ -45,7 +45,8 @@ class Layer:
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
                 raise InputError(
-                    f"layer {self.name!r}: {name} {getattr(self, name)} does not divide into {self.groups} groups"
+                    f"layer {self.name!r}: {name} {getattr(self, name)} does not divide into "
+                    f"{self.groups} groups"
                 )
         if self.rank == 0:
             object.__setattr__(self, "rank", ceil(self.inputs_per_output / PROJECTION_RATIO))

@@ -151,7 +151,7 @@ def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
         if bits.shape != expected or bits.dtype != np.uint8:
             raise InputError(
                 f"{path}: mask of layer {layer.name!r} is {bits.dtype} {bits.shape}; expected bytes "
-                f"{expected} for {images} images of {layer.positions} positions and {layer.out_channels} channels"
+                f"{expected} for {images} images, {layer.positions} positions, {layer.out_channels} channels"
             )
         masks[layer.name] = unpack(bits, layer.out_channels)
     return MaskFile(images, about, masks)

@@ -21,12 +21,13 @@ This file shares the description of hardware and layers with `hwsim.fast`, and n
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hwsim.counters import Counters, LayerTrace, Pass
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
 from hwsim.masks import Mask
+from hwsim.memory import Placement, Transfers
 
 
 def simulate_group(layer: Layer, hardware: Hardware, mask: Mask | None, images: int) -> LayerTrace:
@@ -228,3 +229,37 @@ class _Machine:
         size = self.hardware.group_channels
         groups = [channels[i : i + size] for i in range(0, len(channels), size)]
         return sum(1 for group in groups for a in group for b in group if a < b)
+
+
+def place(
+    cycles: Sequence[int], transfers: Sequence[Transfers], bytes_per_cycle: int
+) -> tuple[Placement, ...]:
+    """When layers run whose weights come from outside: cycle by cycle, byte by byte.
+
+    In each cycle the layer that runs moves what it still has to move; if that is nothing, the weights of the
+    next layer come in, as soon as there is room for them. A transfer has whole cycles.
+    """
+    placed: list[Placement] = []
+    clock = 0
+    running: int | None = None
+    began = computing = streaming = stalled = 0
+    upcoming, loading = 0, transfers[0].preload
+    while len(placed) < len(cycles):
+        if running is None and loading == 0:
+            running, began = upcoming, clock
+            computing, streaming = cycles[running], transfers[running].streamed
+            upcoming += 1
+            loading = transfers[upcoming].preload if upcoming < len(cycles) else 0
+        if running is not None and computing == 0 and streaming == 0:
+            placed.append(Placement(began, clock, stalled))
+            running, stalled = None, 0
+            continue
+        stalled += computing == 0
+        if streaming > 0:
+            streaming = max(0, streaming - bytes_per_cycle)
+        elif loading > 0 and (running is None or transfers[upcoming].room_before):
+            loading = max(0, loading - bytes_per_cycle)
+        if running is not None:
+            computing = max(0, computing - 1)
+        clock += 1
+    return tuple(placed)

@@ -1,0 +1,114 @@
+"""Energy and area, part by part: counts times the entries of a technology.
+
+A register file is read through a tree of 8:1 multiplexers; a read costs one of them for each level.
+"""
+
+from math import ceil
+
+from hwsim.counters import Counters
+from hwsim.hardware import Hardware
+from hwsim.sram import Sram
+from hwsim.technology import Technology
+
+ACCUMULATOR_BITS = 32
+VALUE_BITS = 16
+MULTIPLEXER_INPUTS = 8
+
+
+def weight_memory(hardware: Hardware, technology: Technology) -> Sram:
+    """The bank of one vector unit: one port, for reading or writing."""
+    return technology.memory(hardware.weight_bytes_per_unit, hardware.word_bytes, "rw")
+
+
+def activation_memory(hardware: Hardware, technology: Technology) -> Sram:
+    """One of `activation_words_per_cycle` banks: a port for reading and one for writing."""
+    capacity = ceil(hardware.activation_bytes / hardware.activation_words_per_cycle)
+    return technology.memory(capacity, hardware.word_bytes, "r_w")
+
+
+def energy_pj(counters: Counters, hardware: Hardware, technology: Technology) -> dict[str, float]:
+    """Energy of what was counted, by part, in picojoules."""
+    t = {name: entry.value for name, entry in technology.entries().items()}
+    weights = weight_memory(hardware, technology)
+    activations = activation_memory(hardware, technology)
+    word_bits = VALUE_BITS * hardware.lanes
+    rows, run_ahead = hardware.rows_per_unit, hardware.run_ahead_positions
+    accumulators = rows * hardware.positions_per_tile
+    latched = counters.input_words_read + counters.projected_words_read
+    register_bits_written = (
+        ACCUMULATOR_BITS * counters.accumulator_updates
+        + word_bits * counters.weight_words_read  # into the row buffers
+        + word_bits * latched
+    )
+    register_bits_read = ACCUMULATOR_BITS * counters.accumulator_updates * _levels(
+        accumulators
+    ) + word_bits * counters.row_words_read * (_levels(2 * rows) + _levels(run_ahead))
+    words_loaded = counters.dram_weight_bytes / hardware.word_bytes
+    maps_loaded = counters.dram_input_bytes / hardware.word_bytes
+    maps_sent = counters.dram_output_bytes / hardware.word_bytes
+    return {
+        "precise multiplications": counters.multiplications_16x16 * t["multiply_16x16_pj"],
+        "approximate multiplications": counters.multiplications_4x16 * t["multiply_4x16_pj"],
+        "accumulation": counters.accumulations * t["add_32_pj"],
+        "projection": counters.projection_additions * t["add_4_pj"],
+        "selection": counters.comparisons * t["compare_16_pj"],
+        "registers": register_bits_written * t["register_bit_write_pj"]
+        + register_bits_read * t["register_bit_read_pj"],
+        "weight memory": counters.weight_words_read * weights.read_pj + words_loaded * weights.write_pj,
+        "activation memory": (counters.activation_words_read + maps_sent) * activations.read_pj
+        + (counters.activation_words_written + maps_loaded) * activations.write_pj,
+        "leakage": leakage_mw(hardware, technology) * counters.cycles / hardware.clock_hz * 1e9,
+        "dram": counters.dram_bytes * t["dram_pj_per_byte"],
+    }
+
+
+def area_um2(hardware: Hardware, technology: Technology) -> dict[str, float]:
+    """Area of a design, by part, in square micrometres."""
+    t = {name: entry.value for name, entry in technology.entries().items()}
+    of = {
+        name: t[f"{name}_area_um2"]
+        for name in ("multiplier", "add_32", "add_4", "compare_16", "register_bit")
+    }
+    return {name: count * of[kind] for name, (kind, count) in _instances(hardware).items()} | {
+        "weight memory": hardware.vector_units * weight_memory(hardware, technology).area_mm2 * 1e6,
+        "activation memory": hardware.activation_words_per_cycle
+        * activation_memory(hardware, technology).area_mm2
+        * 1e6,
+    }
+
+
+def leakage_mw(hardware: Hardware, technology: Technology) -> float:
+    """Power of a design that does nothing, in milliwatts."""
+    t = {name: entry.value for name, entry in technology.entries().items()}
+    logic = sum(count * t[f"{kind}_leakage_uw"] for kind, count in _instances(hardware).values()) / 1e3
+    memories = hardware.vector_units * weight_memory(hardware, technology).leakage_mw
+    memories += hardware.activation_words_per_cycle * activation_memory(hardware, technology).leakage_mw
+    return logic + memories
+
+
+def _instances(hardware: Hardware) -> dict[str, tuple[str, int]]:
+    """How many of which unit each part has."""
+    elements = hardware.vector_units * hardware.lanes
+    word_bits = VALUE_BITS * hardware.lanes
+    accumulators = hardware.vector_units * hardware.rows_per_unit * hardware.positions_per_tile
+    row_buffers = hardware.vector_units * 2 * hardware.rows_per_unit * word_bits
+    latches = hardware.run_ahead_positions * word_bits
+    if hardware.selection == "threshold":
+        comparators = 4 * hardware.vector_units  # a unit finishes four outputs in a cycle
+    else:  # all pairs of the group that a unit has finished
+        comparators = hardware.vector_units * hardware.group_channels * (hardware.group_channels - 1) // 2
+    return {
+        "multipliers": ("multiplier", elements),
+        "accumulation": ("add_32", elements),
+        "projection": ("add_4", hardware.projection_adders),
+        "selection": ("compare_16", comparators),
+        "registers": ("register_bit", accumulators * ACCUMULATOR_BITS + row_buffers + latches),
+    }
+
+
+def _levels(entries: int) -> int:
+    """Levels of a tree of multiplexers that chooses one of `entries`."""
+    levels, reached = 0, 1
+    while reached < entries:
+        levels, reached = levels + 1, reached * MULTIPLEXER_INPUTS
+    return levels

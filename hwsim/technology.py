@@ -4,6 +4,7 @@ A technology is a YAML file. `hwsim/technologies/` holds those that are shipped;
 a factor of four for one and the same unit, which is why there is more than one.
 """
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hwsim.errors import unknown_choice
 from hwsim.reading import read_model
-from hwsim.sram import Cell, Sram, cacti_sram
+from hwsim.sram import CACTI45, Cell, Sram, cacti_sram
 
 TECHNOLOGIES = Path(__file__).parent / "technologies"
 
@@ -132,6 +133,11 @@ class Technology(Section):
             InputError: the CACTI table does not cover it.
         """
         return self.sram.memory(bytes, word_bytes, ports)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all figures and of the table of memories: equal digests, equal costs."""
+        return sha256(self.model_dump_json().encode() + CACTI45.read_bytes()).hexdigest()
 
     def entries(self) -> dict[str, Entry]:
         """All figures by name, those of the memory model apart."""

@@ -1,0 +1,5 @@
+"""`python -m hwsim`."""
+
+from hwsim.command_line import app
+
+app()

@@ -1,0 +1,95 @@
+"""Pictures: the sweep over the amount of noise, and when each part of the machine works on a layer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hwsim.counters import LayerTrace
+from hwsim.sweep import FIGURES, Point
+
+COLORS = {"projection": "#0072b2", "approximate": "#e69f00", "precise": "#444444"}
+STYLES = {"random": "-", "measured": "--"}
+MARKERS = {"threshold": "o", "groups": "s"}
+
+
+def noise_sweep(points: Sequence[Point]) -> Figure:
+    """Everything over the share of noisy neurons, relative to the dense network, one panel for each figure.
+
+    One row of panels for each network. Ratios are joined by lines, patterns too; solid lines are random
+    masks, broken ones measured masks.
+    """
+    networks = list(dict.fromkeys(point.result.network for point in points))
+    figure = Figure(figsize=(3.1 * len(FIGURES), 2.9 * len(networks) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(networks), len(FIGURES), squeeze=False, sharex=True, sharey="col")
+    for row, network in zip(axes, networks, strict=True):
+        own = [point for point in points if point.result.network == network]
+        for ax, (name, title) in zip(row, FIGURES.items(), strict=True):
+            _panel(ax, own, name)
+            ax.set_title(f"{network}: {title}", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("neurons with noise, %", fontsize=8)
+    axes[0][0].set_ylabel("over the dense network", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _panel(ax: Axes, points: Sequence[Point], name: str) -> None:
+    series: dict[tuple[str, bool, str], list[tuple[float, float]]] = {}
+    shapes: dict[str, str] = {}
+    for point in points:
+        core = point.result.hardware
+        shapes[core.name] = MARKERS[core.selection]
+        key = core.name, point.noise.structured, point.noise.origin
+        series.setdefault(key, []).append((100 * point.noise.share, point.relative[name]))
+    for index, ((core_name, structured, origin), values) in enumerate(sorted(series.items())):
+        x, y = zip(*sorted(values), strict=True)
+        what = "N:M" if structured else "ratio"
+        ax.plot(
+            x,
+            y,
+            STYLES[origin],
+            marker=shapes[core_name],
+            markersize=4,
+            linewidth=1,
+            color=f"C{index}",
+            markerfacecolor="none" if structured else f"C{index}",
+            label=f"{core_name} core, {what}, {origin} masks",
+        )
+    ax.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
+    if name.startswith("operations"):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
+    ax.tick_params(labelsize=8)
+
+
+def timeline(trace: LayerTrace, title: str) -> Figure:
+    """When the projection and the vector units work on which tile; white is waiting."""
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    rows = {"projection": 1, "approximate": 0, "precise": 0}
+    for part, color in COLORS.items():
+        spans = [(one.start, one.end - one.start) for one in trace.passes if one.part == part]
+        if spans:
+            ax.broken_barh(
+                spans, (rows[part] - 0.35, 0.7), facecolor=color, edgecolor="white", linewidth=0.3, label=part
+            )
+    ax.set_yticks([0, 1], ["vector units", "projection"], fontsize=8)
+    ax.set_xlim(0, trace.counters.cycles)
+    ax.set_xlabel("cycle", fontsize=8)
+    ax.tick_params(labelsize=8)
+    ax.set_title(title, fontsize=9)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture whose bytes depend on its content alone; the ending says the format."""
+    dates = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    figure.savefig(path, dpi=150, metadata=dates.get(path.suffix))

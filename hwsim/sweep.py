@@ -1,0 +1,159 @@
+"""Time, energy and efficiency over the amount of noise (paper figure 5)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hwsim.hardware import Hardware
+from hwsim.layers import Layer
+from hwsim.masks import Mask, Pattern, random_mask
+from hwsim.results import NetworkResult
+from hwsim.simulate import simulate_network
+from hwsim.technology import Technology
+
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+PATTERNS = ("1:8", "2:8", "3:8", "4:8", "5:8", "6:8", "7:8")
+
+FIGURES = {
+    "seconds": "time",
+    "joules": "energy",
+    "energy_delay_joule_seconds": "energy x time",
+    "operations_per_joule": "efficiency",
+    "operations_per_second_mm2": "efficiency of the area",
+}
+"""What is compared with the dense network, and what people call it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """An amount of noise, with masks that were measured or that are to be drawn."""
+
+    label: str
+    """As in tables: "90%" or "7:8"."""
+    structured: bool
+    """Whether it is a pattern, which a core that selects from groups can run."""
+    share: float
+    """Share of the neurons that get noise, as configured."""
+    masks: Mapping[str, Mask]
+    images: int
+    origin: Literal["random", "measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One simulation and the dense network that it is compared with."""
+
+    result: NetworkResult
+    dense: NetworkResult
+    noise: Noise
+
+    @property
+    def relative(self) -> dict[str, float]:
+        """The figures over those of the dense network, for as many images."""
+        own, dense = self.result.summary(), self.dense.summary()
+        return {name: own[name] / dense[name] for name in FIGURES}
+
+    def row(self) -> dict[str, Any]:
+        """One line of a table."""
+        result = self.result
+        return {
+            "network": result.network,
+            "noise": self.noise.label,
+            "noisy_share": self.noise.share,
+            "density": result.density,
+            "masks": self.noise.origin,
+            "images": result.images,
+            "core": result.hardware.name,
+            "technology": result.technology,
+            **result.summary(),
+            **{f"{name}_over_dense": value for name, value in self.relative.items()},
+        }
+
+
+def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0, images: int = 1) -> Noise:
+    """Masks of all layers in random places; `amount` is a ratio or a pattern "N:M".
+
+    Equal seeds give equal masks, whatever else was drawn before.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(amount, str):
+        pattern = Pattern.parse(amount)
+        masks = {one.name: random_mask(one, rng, pattern=pattern, images=images) for one in layers}
+        share, label = pattern.noisy / pattern.group, amount
+    else:
+        masks = {one.name: random_mask(one, rng, ratio=amount, images=images) for one in layers}
+        share, label = amount, f"{round(100 * amount, 9):g}%"
+    return Noise(
+        label=label,
+        structured=isinstance(amount, str),
+        share=share,
+        masks=masks,
+        images=images,
+        origin="random",
+    )
+
+
+def compare_with_dense(
+    network: str,
+    layers: Sequence[Layer],
+    noise: Noise,
+    cores: Sequence[Hardware],
+    technology: Technology,
+    dense: Mapping[int, NetworkResult],
+) -> list[Point]:
+    """One amount of noise on each of the cores that can run it.
+
+    Args:
+        network: what the results are called.
+        layers: of the network.
+        noise: and its masks.
+        cores: a core that selects from groups runs patterns only.
+        technology: what things cost.
+        dense: the dense network by the number of images (`simulate_dense`).
+    """
+    return [
+        Point(
+            result=simulate_network(
+                layers, core, technology, noise.masks, images=noise.images, network=network, noise=noise.label
+            ),
+            dense=dense[noise.images],
+            noise=noise,
+        )
+        for core in cores
+        if noise.structured or core.selection == "threshold"
+    ]
+
+
+def sweep(
+    network: str,
+    layers: Sequence[Layer],
+    noises: Sequence[Callable[[], Noise]],
+    cores: Sequence[Hardware],
+    technology: Technology,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Point]:
+    """Every amount of noise on every core that can run it, beside the dense network on the first core.
+
+    Args:
+        network: what the results are called.
+        layers: of the network.
+        noises: each is made when its turn comes, and let go: masks of many images take memory.
+        cores: designs; the first one is what everything is compared with.
+        technology: what things cost.
+        progress: called with the amounts done and their number.
+    """
+    dense: dict[int, NetworkResult] = {}
+    points = []
+    for done, make in enumerate(noises):
+        progress(done, len(noises))
+        noise = make()
+        if noise.images not in dense:
+            dense[noise.images] = simulate_network(
+                layers, cores[0], technology, images=noise.images, network=network
+            )
+        points += compare_with_dense(network, layers, noise, cores, technology, dense)
+    progress(len(noises), len(noises))
+    return points

@@ -55,7 +55,8 @@ ANSWERS = """
 import pathlib, sys
 assert sys.argv[1] == "-infile"
 assert pathlib.Path("tech_params/45nm.dat").read_text() == "silicon"
-asked = dict(line.rsplit(" ", 1) for line in pathlib.Path(sys.argv[2]).read_text().splitlines() if " " in line)
+lines = pathlib.Path(sys.argv[2]).read_text().splitlines()
+asked = dict(line.rsplit(" ", 1) for line in lines if " " in line)
 if int(asked["-size (bytes)"]) < 512:
     sys.exit("ERROR: {no_organisation}")
 text = {printed!r}
@@ -212,11 +213,11 @@ def test_program_that_is_missing_or_cannot_be_started(tmp_path: Path) -> None:
         run(tmp_path, POINT)
     cacti = program(tmp_path, "")
     cacti.chmod(0o644)
-    with pytest.raises(InputError, match="cannot start CACTI .*: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot start CACTI .*: Permission denied"):
         run(cacti, POINT)
     cacti.chmod(0o755)
     cacti.write_text("no program")
-    with pytest.raises(InputError, match="cannot start CACTI .*: Exec format error"):
+    with pytest.raises(InputError, match=r"cannot start CACTI .*: Exec format error"):
         run(cacti, POINT)
 
 
@@ -272,9 +273,9 @@ def test_rows_of_different_configurations_are_not_mixed(tmp_path: Path) -> None:
 
 def test_a_table_that_cannot_be_written(tmp_path: Path) -> None:
     cacti = answering(tmp_path)
-    with pytest.raises(InputError, match="cannot write the SRAM table .*No such file"):
+    with pytest.raises(InputError, match=r"cannot write the SRAM table .*No such file"):
         regenerate(cacti, [POINT], tmp_path / "absent" / "table.json")
-    with pytest.raises(InputError, match="nothing to write.*none of the 1 memories"):
+    with pytest.raises(InputError, match=r"nothing to write.*none of the 1 memories"):
         regenerate(cacti, [point_of(256, 8)], tmp_path / "table.json")
 
 

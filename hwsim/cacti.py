@@ -108,7 +108,8 @@ CONFIGURATION = """\
 
 The optimiser's tag alone moves the read energy of 64 KiB in words of 8 bytes (hp) from 11.5 pJ (ED) over 24.9
 (NONE: the weights and deviations above it count) to 29.0 (ED^2). Lines from `-NUCAdesign` on describe caches
-of processors and DRAM: they have no influence here, but CACTI divides by zero if they are missing.
+of processors and DRAM; without them CACTI divides by zero. Of those the burst has to be as long as what is
+fetched at a time, here 8 and 8: otherwise CACTI counts a read several times, of an SRAM too.
 """
 
 NO_ORGANISATION = "no valid data array organizations found"

@@ -53,8 +53,7 @@ def read_model(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         more = f" (and {len(others)} more)" if others else ""
-        line = " ".join(_line(first, model).split())  # a key may span lines
-        raise InputError(f"{path}: {line}{more}") from error
+        raise InputError(f"{path}: {_line(first, model)}{more}") from error
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel]) -> str:

@@ -250,7 +250,7 @@ def spoilt(key: str, value: object) -> dict[str, Any]:
         ({k: v for k, v in complete().items() if k != "compare_16_pj"}, "missing key 'compare_16_pj'"),
         ([1, 2], r"expected keys with values, found \[1, 2\]"),
         (None, "expected keys with values, found None"),
-        (spoilt("two\nlines", 1), "unknown key 'two lines'; known: name, title"),
+        (spoilt("two\nlines", 1), r"unknown key 'two\\nlines'; known: name, title"),
         (spoilt("supply_volt", 10**400), "supply_volt: expected .*, found 10+[.]{3}$"),
     ],
 )

@@ -92,11 +92,20 @@ def test_nangate_as_measured() -> None:
     nangate = load_technology("nangate45")
     assert figure(nangate, "multiply_16x16_pj") == 4.12
     assert 4 * figure(nangate, "multiply_4x16_pj") == pytest.approx(4.71)
+    assert figure(nangate, "multiplier_area_um2") / 1969 == pytest.approx(1.32, abs=0.005)
     assert 16 * figure(nangate, "register_bit_write_pj") == pytest.approx(0.196)
     assert 16 * figure(nangate, "register_bit_area_um2") == pytest.approx(72.4)
     assert 16 * figure(nangate, "register_bit_leakage_uw") == pytest.approx(1.27)
     # a flip-flop of the library alone takes 4.52 um2
     assert figure(nangate, "register_bit_area_um2") == pytest.approx(4.52, rel=0.002)
+
+
+@pytest.mark.parametrize("unit", ["multiplier", "add_4", "add_32", "compare_16", "register_bit"])
+def test_units_of_one_library_leak_alike_for_their_area(unit: str) -> None:
+    """About 0.02 uW per um2, as gates of one library do."""
+    nangate = load_technology("nangate45")
+    density = figure(nangate, f"{unit}_leakage_uw") / figure(nangate, f"{unit}_area_um2")
+    assert 0.016 < density < 0.025
 
 
 def test_a_composed_multiplier_costs_what_composing_costs(technology: Technology) -> None:

@@ -240,8 +240,8 @@ def cacti(
             widths = word_bytes or sorted({p.word_bytes for p in STANDARD_POINTS})
             wanted = sram_points(capacities, widths, get_args(Ports), get_args(Cell))
         with _progress() as progress:
-            task = progress.add_task("CACTI", total=len(wanted))
-            _, impossible = regenerate(binary, progress.track(wanted, task_id=task), out)
+            task = progress.add_task("CACTI", total=len(wanted), completed=-1)  # told before each run
+            _, impossible = regenerate(binary, wanted, out, lambda _: progress.advance(task))
         for line in impossible:
             say(line)
         say(f"written: {out}, {len(wanted) - len(impossible)} memories")

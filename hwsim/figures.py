@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from hwsim.counters import LayerTrace
 from hwsim.sweep import FIGURES, Point
@@ -62,7 +63,9 @@ def _panel(ax: Axes, points: Sequence[Point], name: str) -> None:
         )
     ax.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
     if name.startswith("operations"):
-        ax.set_yscale("log")
+        ax.set_yscale("log", subs=(1, 2, 3, 5))
+        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         ax.set_ylim(bottom=0)
     ax.tick_params(labelsize=8)

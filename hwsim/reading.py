@@ -41,6 +41,8 @@ def read_model(path: Path, model: type[Model]) -> Model:
     except yaml.MarkedYAMLError as error:
         where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{where}: not valid YAML: {error.problem}") from error
+    except RecursionError:
+        raise InputError(f"{path}: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         # ValueError: no UTF-8 text or an impossible date; TypeError: a list as a key
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

@@ -109,14 +109,14 @@ def cacti_sram(
         if below.bytes < bytes < above.bytes:
             return _between(rows[below], rows[above], bytes)
     if same_width:
-        problem = (
-            f"{bytes} bytes are outside of the {same_width[0].bytes} to {same_width[-1].bytes} bytes that"
-        )
+        known = f"{same_width[0].bytes} to {same_width[-1].bytes} bytes"
+    elif alike:
+        known = f"words of {', '.join(str(width) for width in sorted({p.word_bytes for p in alike}))} bytes"
     else:
-        widths = sorted({p.word_bytes for p in alike})
-        problem = f"the word width is none of the {', '.join(map(str, widths)) or 'none'} bytes that"
+        known = "none with such cells and ports"
     raise InputError(
-        f"no SRAM of {point}: {problem} {table.name} has; `python -m hwsim cacti --cacti PATH` can add it"
+        f"no SRAM of {point} in {table.name}, which has {known}; "
+        "`python -m hwsim cacti --cacti PATH` can add it"
     )
 
 

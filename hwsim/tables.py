@@ -93,7 +93,8 @@ def remarks(result: NetworkResult) -> list[str]:
         return []
     return [
         f"The weights take {needed / 2**20:.1f} MiB, the weight memories hold {capacity / 2**20:.1f} MiB: "
-        "all data are taken to be in place, as in the paper's hierarchy. --dram BYTES counts what moving them takes."
+        "all data are taken to be in place, as in the paper's hierarchy. --dram BYTES counts what moving "
+        "them takes."
     ]
 
 

@@ -4,6 +4,7 @@ A technology is a YAML file. `hwsim/technologies/` holds those that are shipped;
 a factor of four for one and the same unit, which is why there is more than one.
 """
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,15 +72,7 @@ class SquareRootMemory(Section):
         table = cacti_sram(bytes, word_bytes, ports, self.cell)
         growth = (bytes / self.reference_bytes) ** 0.5 * word_bytes / self.reference_word_bytes
         energy = self.access_pj.value * growth
-        return Sram(
-            bytes=bytes,
-            word_bytes=word_bytes,
-            read_pj=energy,
-            write_pj=energy,
-            leakage_mw=table.leakage_mw,
-            area_mm2=table.area_mm2,
-            access_ns=table.access_ns,
-        )
+        return replace(table, read_pj=energy, write_pj=energy)
 
 
 class Technology(Section):

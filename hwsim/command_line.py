@@ -17,7 +17,7 @@ from hwsim.compare import differences, load_result
 from hwsim.errors import InputError, unknown_choice
 from hwsim.hardware import Hardware, load_hardware
 from hwsim.layers import Layer, load_network
-from hwsim.masks import load_masks
+from hwsim.masks import Pattern, load_masks
 from hwsim.results import write_rows
 from hwsim.simulate import Engine, simulate_layer, simulate_network
 from hwsim.sram import CACTI45, Cell, Ports, SramPoint
@@ -288,7 +288,7 @@ def _measured(layers: tuple[Layer, ...], path: Path) -> Noise:
     saved = load_masks(path, layers)
     return Noise(
         label=saved.about.get("noise", path.stem),
-        structured="pattern" in saved.about,
+        pattern=Pattern.parse(saved.about["pattern"]) if "pattern" in saved.about else None,
         share=float(saved.about.get("noisy_share", "nan")),
         masks=saved.masks,
         images=saved.images,

@@ -45,7 +45,7 @@ def _panel(ax: Axes, points: Sequence[Point], name: str) -> None:
     for point in points:
         core = point.result.hardware
         shapes[core.name] = MARKERS[core.selection]
-        key = core.name, point.noise.structured, point.noise.origin
+        key = core.name, point.noise.pattern is not None, point.noise.origin
         series.setdefault(key, []).append((100 * point.noise.share, point.relative[name]))
     for index, ((core_name, structured, origin), values) in enumerate(sorted(series.items())):
         x, y = zip(*sorted(values), strict=True)

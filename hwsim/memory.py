@@ -75,7 +75,8 @@ def check_capacity(layer: Layer, hardware: Hardware, noisy: bool) -> None:
     if needed > hardware.activation_bytes:
         raise InputError(
             f"activation_sram_kib {hardware.activation_sram_kib} of {hardware.name!r} is too small: one "
-            f"tile of layer {layer.name!r} needs {ceil(needed / 1024)} KiB ({hardware.positions_per_tile} positions)"
+            f"tile of layer {layer.name!r} needs {ceil(needed / 1024)} KiB for "
+            f"{hardware.positions_per_tile} positions"
         )
     needed = 2 * hardware.rows_per_unit * hardware.word_bytes
     if needed > hardware.weight_bytes_per_unit:

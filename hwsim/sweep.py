@@ -25,6 +25,8 @@ FIGURES = {
 }
 """What is compared with the dense network, and what people call it."""
 
+Origin = Literal["random", "measured"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
@@ -32,13 +34,13 @@ class Noise:
 
     label: str
     """As in tables: "90%" or "7:8"."""
-    structured: bool
-    """Whether it is a pattern, which a core that selects from groups can run."""
+    pattern: Pattern | None
+    """None for a ratio, which only cores for any mask can run."""
     share: float
     """Share of the neurons that get noise, as configured."""
     masks: Mapping[str, Mask]
     images: int
-    origin: Literal["random", "measured"]
+    origin: Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
     Equal seeds give equal masks, whatever else was drawn before.
     """
     rng = np.random.default_rng(seed)
+    pattern = None
     if isinstance(amount, str):
         pattern = Pattern.parse(amount)
         masks = {one.name: random_mask(one, rng, pattern=pattern, images=images) for one in layers}
@@ -87,12 +90,19 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
         share, label = amount, f"{round(100 * amount, 9):g}%"
     return Noise(
         label=label,
-        structured=isinstance(amount, str),
+        pattern=pattern,
         share=share,
         masks=masks,
         images=images,
         origin="random",
     )
+
+
+def can_run(core: Hardware, pattern: Pattern | None) -> bool:
+    """Whether a core can make such masks: any, or as many of each group as the core selects."""
+    if core.selection == "threshold":
+        return True
+    return pattern is not None and core.group_channels % pattern.group == 0
 
 
 def compare_with_dense(
@@ -109,7 +119,7 @@ def compare_with_dense(
         network: what the results are called.
         layers: of the network.
         noise: and its masks.
-        cores: a core that selects from groups runs patterns only.
+        cores: those that cannot (`can_run`) are left out.
         technology: what things cost.
         dense: the dense network by the number of images (`simulate_dense`).
     """
@@ -122,7 +132,7 @@ def compare_with_dense(
             noise=noise,
         )
         for core in cores
-        if noise.structured or core.selection == "threshold"
+        if can_run(core, noise.pattern)
     ]
 
 

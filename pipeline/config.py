@@ -4,7 +4,7 @@ Everything here changes results and is part of the content keys. What only chang
 where a data archive lies) is not: see `pipeline.runtime` and `Prepare.path`.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -20,7 +20,7 @@ Checkpoint = Literal["best", "last"]
 Objective = Literal["clean", "adversarial"]
 Target = Literal["non_essential", "essential", "random"]
 Randomize = Literal["fixed", "bank", "stochastic_rounding"]
-StageName = Literal["prepare", "pretrain", "defend", "distill", "finetune", "attack"]
+StageName = Literal["prepare", "pretrain", "defend", "distill", "finetune", "attack", "simulate"]
 
 
 class Section(BaseModel):
@@ -323,6 +323,53 @@ class AttackRun(Attack):
     """What the stage `attack` gets: the section, and the checkpoint if it reads the dense teacher."""
 
     checkpoint: Checkpoint | None = Field(default=None, description="of the dense teacher, if it is read")
+
+
+def _core(name: str) -> str:
+    from hwsim.hardware import core_names
+
+    if name not in core_names():
+        raise unknown_choice("core", name, core_names())
+    return name
+
+
+def _technology(name: str) -> str:
+    from hwsim.technology import technologies
+
+    if name not in technologies():
+        raise unknown_choice("technology", name, technologies())
+    return name
+
+
+class Simulate(Section):
+    """Stage `simulate`: the accelerator on the masks of real images, and on random ones."""
+
+    images: Whole = Field(default=16, gt=0, description="test images whose masks are simulated")
+    batch_size: Whole = Field(default=1, gt=0, description="images that the accelerator computes together")
+    cores: tuple[Annotated[str, AfterValidator(_core)], ...] = Field(
+        default=("unstructured", "structured"),
+        min_length=1,
+        description="designs that run it if they can; the first of those runs the dense network too",
+    )
+    technology: Annotated[str, AfterValidator(_technology)] = Field(
+        default="nangate45", description="what operations cost"
+    )
+    dram_bytes_per_cycle: Whole | None = Field(
+        default=None, gt=0, description="bandwidth of a memory outside; null: all data are on the chip"
+    )
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.images % self.batch_size:
+            raise InputError(f"images {self.images} is no multiple of batch_size {self.batch_size}")
+        return self
+
+
+class SimulateRun(Simulate):
+    """What the stage `simulate` gets: the section, and what its names stand for."""
+
+    hardware: tuple[dict[str, Any], ...] = Field(description="the cores, value by value")
+    technology_digest: str = Field(description="SHA-256 of the technology's figures")
 
 
 class Tracking(Section):

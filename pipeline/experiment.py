@@ -24,6 +24,7 @@ from pipeline.config import (
     Randomize,
     Ratio,
     Section,
+    Simulate,
     Target,
     Tracking,
 )
@@ -32,8 +33,8 @@ from pipeline.values import Whole, as_list, read_yaml
 
 Choice = TypeVar("Choice")
 
-STAGES = ("prepare", "pretrain", "defend", "distill", "finetune", "attack")
-"""The stages in the order in which data flows through them."""
+STAGES = ("prepare", "pretrain", "defend", "distill", "finetune", "attack", "simulate")
+"""The stages in the order in which data flows through them; the last two both read `finetune`."""
 
 
 class PretrainSet(Pretrain):
@@ -166,6 +167,7 @@ class Experiment(Section):
     distill: Distill
     finetune: FineTune | None
     attack: Attack
+    simulate: Simulate | None = None
 
     @property
     def teacher(self) -> str:
@@ -181,7 +183,9 @@ class Experiment(Section):
         """The stages that this experiment passes through."""
         unused = {"pretrain": {"defend"}, "defend": set[str]()}[self.teacher]
         if self.finetune is None:
-            unused |= {"distill", "finetune"}
+            unused |= {"distill", "finetune", "simulate"}
+        if self.simulate is None:
+            unused |= {"simulate"}
         return tuple(stage for stage in STAGES if stage not in unused)
 
     @property
@@ -221,6 +225,9 @@ class ExperimentSet(Section):
     distill: DistillSet
     finetune: FineTuneSet
     attack: AttackSet
+    simulate: Simulate | None = Field(
+        default=None, description="the accelerator on the networks with noise; null: it is not simulated"
+    )
 
     @model_validator(mode="after")
     def _distinct_labels(self) -> Self:
@@ -251,6 +258,7 @@ class ExperimentSet(Section):
                 "pretrain": pretrain,
                 "distill": noise,
                 "finetune": rule,
+                "simulate": self.simulate,
             }
             single = Experiment(**shared, attack=self.attack.variants(random=False)[0])
             for attack in self.attack.variants(random=single.is_random):

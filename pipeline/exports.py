@@ -58,7 +58,7 @@ def _first_of_each(results: Sequence[Result]) -> list[Result]:
 
 
 def _metrics(stage: str, results: Sequence[Result]) -> dict[str, Any]:
-    if stage in ("finetune", "attack"):
+    if stage in ("finetune", "attack", "simulate"):
         return {result.experiment.label: _comparable(stage, result.entry.metrics) for result in results}
     found = {_network(stage, result): dict(result.entry.metrics) for result in _first_of_each(results)}
     return next(iter(found.values())) if len(found) == 1 else found
@@ -80,6 +80,8 @@ def _comparable(stage: str, metrics: dict[str, float]) -> dict[str, float]:
             "validation_robust": metrics["last_validation_robust_accuracy"],
             "mean_density": metrics["mean_density"],
         }
+    if stage == "simulate":
+        return {name: value for name, value in metrics.items() if "_over_dense/" in name}
     chosen = {
         name.removeprefix("accuracy/"): value
         for name, value in metrics.items()
@@ -111,6 +113,26 @@ def _accuracies(stage: str, result: Result) -> list[Row]:
     return [{"variant": result.experiment.label} | _comparable(stage, result.entry.metrics)]
 
 
+def _simulations(stage: str, result: Result) -> list[Row]:
+    rows = read_json(result.entry.path / "simulation.json")["rows"]
+    return [{"variant": result.experiment.label} | {name: row[name] for name in _SIMULATED} for row in rows]
+
+
+_SIMULATED = [
+    "network",
+    "noise",
+    "noisy_share",
+    "density",
+    "core",
+    "masks",
+    "cycles",
+    "joules",
+    "seconds_over_dense",
+    "joules_over_dense",
+    "energy_delay_joule_seconds_over_dense",
+    "operations_per_joule_over_dense",
+    "operations_per_second_mm2_over_dense",
+]
 _CURVE = [
     "network",
     "epoch",
@@ -130,4 +152,5 @@ _PLOTS = {
     ),
     "finetune": ("densities.csv", ["index", "layer", "variant", "density"], _densities),
     "attack": ("accuracy.csv", ["variant", "bitops_ratio", "clean"], _accuracies),
+    "simulate": ("simulation.csv", ["variant", *_SIMULATED], _simulations),
 }

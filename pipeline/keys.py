@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Attack, AttackRun, Section
+from pipeline.config import Attack, AttackRun, Section, Simulate, SimulateRun
 from pipeline.defense_choice import DefenseChoice
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 5}
+VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 5, "simulate": 1}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 
@@ -34,13 +34,24 @@ def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:
         "distill": ("prepare", teacher),
         "finetune": ("prepare", "distill"),
         "attack": ("prepare", *surrogate, model_from),
+        "simulate": ("prepare", "finetune"),
     }[stage]
+
+
+def stages_before(stage: str, experiment: Experiment) -> tuple[str, ...]:
+    """All stages that `stage` rests on, and itself, in the order in which data flows."""
+    needed = {stage}
+    for name in reversed(experiment.stages):
+        if name in needed:
+            needed |= set(upstream(name, experiment))
+    return tuple(name for name in experiment.stages if name in needed)
 
 
 def stage_section(stage: str, experiment: Experiment) -> Section:
     """The configuration that a stage's `run` gets.
 
-    An attack on the dense teacher, or one that transfers from it, is also told which checkpoint that is.
+    An attack on the dense teacher, or one that transfers from it, is also told which checkpoint that is; the
+    simulation what its designs and its technology are.
     """
     if stage in ("pretrain", "defend"):
         return experiment.training(stage)
@@ -50,6 +61,15 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
         reads_teacher = experiment.finetune is None or section.needs_surrogate
         checkpoint = experiment.distill.checkpoint if reads_teacher else None
         return AttackRun(**dict(section), checkpoint=checkpoint)
+    if isinstance(section, Simulate):
+        from hwsim.hardware import load_hardware
+        from hwsim.technology import load_technology
+
+        return SimulateRun(
+            **dict(section),
+            hardware=tuple(load_hardware(core).model_dump() for core in section.cores),
+            technology_digest=load_technology(section.technology).digest,
+        )
     return section
 
 

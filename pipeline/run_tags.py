@@ -37,7 +37,7 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "trained_by_settings": canonical_json(trained_by.model_dump(mode="json")),
             "pretrain_epochs": str(experiment.pretrain.epochs),
         }
-    if stage in ("finetune", "attack"):
+    if stage in ("finetune", "attack", "simulate"):
         rule = experiment.finetune
         tags |= {
             "variant": experiment.label,

@@ -12,7 +12,15 @@ from nenni_core.progress import labelled
 from pipeline.attempt import Work
 from pipeline.data_check import check_data
 from pipeline.experiment import Experiment
-from pipeline.keys import VERSIONS, stage_config, stage_keys, stage_section, stage_seed, upstream
+from pipeline.keys import (
+    VERSIONS,
+    stage_config,
+    stage_keys,
+    stage_section,
+    stage_seed,
+    stages_before,
+    upstream,
+)
 from pipeline.provenance import library_versions
 from pipeline.runtime import RecordCallback, Runtime, ignore
 from pipeline.store import Entry, Manifest, Store
@@ -31,9 +39,8 @@ class Plan:
         return {name: self.keys[name] for name in upstream(stage, self.experiment)}
 
     def stages_to(self, stage: str) -> tuple[str, ...]:
-        """`stage` and all stages of the experiment before it, in the order in which data flows."""
-        stages = self.experiment.stages
-        return stages[: stages.index(stage) + 1]
+        """`stage` and all stages of the experiment that it rests on, in the order in which data flows."""
+        return stages_before(stage, self.experiment)
 
     def subject(self, stage: str) -> str:
         """What the entry of `stage` is of, in a word or two."""

@@ -277,7 +277,7 @@ class _Session:
             source=json.dumps({"uri": about["source"]}),
             profile=json.dumps({"images": about["images"], "image_shape": about["image_shape"]}),
         )
-        context = "testing" if stage == "attack" else "training"
+        context = "testing" if stage in ("attack", "simulate") else "training"
         tags = [InputTag("mlflow.data.context", context), InputTag("sha256", plan.data_fingerprint)]
         tags += [InputTag(f"sha256.{array}", digest) for array, digest in about["sha256"].items()]
         self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 LIBRARIES = ("torch", "numpy", "torchattacks", "safetensors", "scikit-learn", "polars", "pydantic", "mlflow")
 """Distributions whose versions are recorded with every result."""
 
-_CODE = ("nenni_core", "pipeline")
+_CODE = ("nenni_core", "hwsim", "pipeline")
 
 
 class Commit(NamedTuple):
@@ -21,7 +21,7 @@ class Commit(NamedTuple):
     sha: str
     """Full commit hash; empty outside a git checkout."""
     dirty: bool
-    """Whether `nenni_core` or `pipeline` differ from that commit (configuration is recorded anyway)."""
+    """Whether the code differs from that commit (configuration is recorded anyway)."""
 
 
 @cache
@@ -44,7 +44,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 over what `nenni_core` and `pipeline` do: comments, docstrings and layout do not count."""
+    """SHA-256 over what the stages' code does: comments, docstrings and layout do not count."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for path in sorted(path for package in _CODE for path in (root / package).rglob("*.py")):

@@ -15,6 +15,7 @@ from pipeline.experiment import ExperimentSet
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
     "nenni_core",
+    "hwsim",
     "pipeline",
     "analysis",
     "paper",
@@ -50,7 +51,7 @@ class Checkout:
         attacks = yaml.safe_load((ROOT / "params.yaml").read_text())["attack"]["attacks"]
         for attack in attacks.values():
             attack["steps"] = 2
-        content = content | {"attack": content["attack"] | {"attacks": attacks}}
+        content = content | {"attack": content["attack"] | {"attacks": attacks}, "simulate": {"images": 2}}
         # with every key, as DVC wants the keys that dvc.yaml names to be there
         complete = ExperimentSet.model_validate(content).model_dump(mode="json")
         (folder / "params.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))

@@ -2,9 +2,9 @@
 
     PYTHON -m benchmarks.scale_sim_tool resnet18 --dataflow os --rows 32 --columns 32
 
-PYTHON needs `scalesim`, which works with NumPy below 2.3 only, so not where the rest of this project does. For
-that reason this file needs nothing of ours but the shapes of layers. What it writes for SCALE-Sim is
-made so that nothing but the array is simulated: no traces, bandwidth for whatever is asked for.
+PYTHON needs `scalesim`, which works with NumPy 2.2 and fails with the 2.4 of this project's environment. For
+that reason this file needs nothing of ours but the shapes of layers. SCALE-Sim is set up so that it simulates
+the array alone: it writes no traces, and the memories keep up.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from typing import Any
 from hwsim.layers import Layer, load_network
 from hwsim.scale_sim import Dataflow
 
-# Every key is read, and none has a default. CALC is unlimited bandwidth; the layouts and banks are then not used.
+# Every key is read, and none has a default. CALC is a bandwidth that never stalls the array; layouts and
+# banks are not used then.
 CONFIGURATION = """\
 [general]
 run_name = run
@@ -150,9 +151,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--columns", type=int, default=32)
     arguments = parser.parse_args()
-    found = run_tool(
-        load_network(arguments.network), arguments.dataflow, arguments.rows, arguments.columns
-    )
+    found = run_tool(load_network(arguments.network), arguments.dataflow, arguments.rows, arguments.columns)
     said: dict[str, Any] = asdict(found) | {"peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(said))
 

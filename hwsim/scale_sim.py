@@ -18,7 +18,7 @@ Dataflow = Literal["os", "ws"]
 
 
 def output_stationary_cycles(layer: Layer, rows: int, columns: int, images: int = 1) -> int:
-    """Cycles of a layer whose outputs stay in the array: positions along its rows, channels along its columns.
+    """Cycles with outputs that stay in the array: positions along its rows, channels along its columns.
 
     The groups of a grouped convolution run one after the other, each as a layer of its own.
     """
@@ -28,7 +28,7 @@ def output_stationary_cycles(layer: Layer, rows: int, columns: int, images: int 
 
 
 def weight_stationary_cycles(layer: Layer, rows: int, columns: int, images: int = 1) -> int:
-    """Cycles of a layer whose weights stay in the array: inputs along its rows, channels along its columns.
+    """Cycles with weights that stay in the array: inputs along its rows, channels along its columns.
 
     The groups of a grouped convolution run one after the other, each as a layer of its own.
     """

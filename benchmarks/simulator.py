@@ -60,7 +60,11 @@ SMALL = Layer(
 
 
 class RunFailed(RuntimeError):
-    """A process of the benchmark ended with an error: the last line of what it said."""
+    """A process of the benchmark failed: the last line of what it said, and all of it as a note."""
+
+
+class ScaleSimFailed(RunFailed):
+    """SCALE-Sim's process did."""
 
 
 def run_alone(python: str | Path, module: str, *arguments: str) -> dict[str, Any]:
@@ -78,7 +82,9 @@ def run_alone(python: str | Path, module: str, *arguments: str) -> dict[str, Any
     except OSError as error:
         raise RunFailed(f"{str(python)!r} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        raise RunFailed((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+        failed = RunFailed((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+        failed.add_note(done.stderr)
+        raise failed
     return json.loads(done.stdout)
 
 
@@ -86,14 +92,17 @@ def compare_with_scale_sim(python: str | Path | None, size: int, rounds: int) ->
     """Ours, SCALE-Sim once, ours again, on the dense network; without `python` ours only.
 
     Raises:
-        RunFailed: one of them could not run.
+        ScaleSimFailed: it could not run.
     """
     arguments = "benchmarks.simulator_runs", "dense", COMPARED, f"--rounds={rounds}"
     ours = [run_alone(sys.executable, *arguments)]
     tool = None
     if python is not None:
         options = f"--rows={size}", f"--columns={size}"
-        tool = run_alone(python, "benchmarks.scale_sim_tool", COMPARED, *options)
+        try:
+            tool = run_alone(python, "benchmarks.scale_sim_tool", COMPARED, *options)
+        except RunFailed as error:
+            raise ScaleSimFailed(str(error)) from error
     ours.append(run_alone(sys.executable, *arguments))
     found: dict[str, Any] = {"network": COMPARED, "ours": ours, "scale_sim": tool}
     if tool is not None:
@@ -153,9 +162,9 @@ def table(compared: Mapping[str, Any], swept: Mapping[str, Any], engines: Sequen
     ]
     reference, fast = engines
     times = (
-        f"{fast.spread_s:.4f}",
+        f"{fast.spread_s:.5f}",
         "reference",
-        f"{reference.spread_s:.4f}",
+        f"{reference.spread_s:.5f}",
         f"{fast.speedup_over(reference):.0f}",
     )
     rows.append(["one small layer", *times, ""])
@@ -177,7 +186,7 @@ def main(
     why_not = "SCALE-Sim not measured: this environment lacks it, and --scale-sim names no other interpreter"
     try:
         compared = compare_with_scale_sim(python, array, rounds)
-    except RunFailed as error:
+    except ScaleSimFailed as error:
         if scale_sim is not None:
             raise typer.BadParameter(str(error), param_hint="--scale-sim") from None
         why_not = f"SCALE-Sim not measured: {error}"
@@ -197,6 +206,8 @@ def main(
         )
     names = ", ".join(noise.name for noise in CONFIGURATIONS)
     console.print(f"{SWEPT} x {len(CONFIGURATIONS)}: {names}", highlight=False)
+    inside = f"dot products of {SMALL.inputs_per_output}"
+    console.print(f"small layer: {SMALL.output_values} outputs, {inside}, 50%", highlight=False)
     console.print(machine(), highlight=False)
     if out is not None:
         measured = {

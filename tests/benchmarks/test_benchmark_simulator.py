@@ -122,9 +122,9 @@ def test_ratios_are_the_tools_time_over_ours(monkeypatch: pytest.MonkeyPatch) ->
         ["wide x 2, first call", "2.00", "", "", "", "60"],
         [
             "one small layer",
-            "0.1500 [0.1250, 0.1750]",
+            "0.15000 [0.12500, 0.17500]",
             "reference",
-            "0.3000 [0.2500, 0.3500]",
+            "0.30000 [0.25000, 0.35000]",
             "2 [2, 2]",
             "",
         ],

@@ -5,6 +5,7 @@ output channel; True is a neuron that is computed precisely. On disk eight chann
 one its highest bit (`numpy.packbits`), and a network's masks are one safetensors file.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from hwsim.layers import Layer
 Mask = NDArray[np.bool_]
 """(positions, channels)."""
 
-FORMAT = "hwsim masks 1"
+FORMAT = "hwsim_masks_1"
+"""Where safetensors metadata say what the masks are of."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ def unpack(packed: NDArray[np.uint8], channels: int) -> Mask:
 
 def save_masks(path: Path, masks: Mapping[str, Mask], *, images: int, about: Mapping[str, str]) -> None:
     """Write the masks of a network's layers, by name. `about` says what they are of, as text."""
-    metadata = {**about, "format": FORMAT, "images": str(images)}
-    save_file({name: pack(mask) for name, mask in masks.items()}, path, metadata)
+    # one text, because the order in which safetensors writes several is not fixed
+    header = json.dumps({"images": images, "about": dict(about)}, sort_keys=True)
+    save_file({name: pack(mask) for name, mask in masks.items()}, path, {FORMAT: header})
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,11 @@ def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = dict(file.metadata() or {})
+            header = _header(path, (file.metadata() or {}).get(FORMAT, ""))
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"{str(path)!r} cannot be read as a file of masks: {error}") from None
-    if about.get("format") != FORMAT or not about.get("images", "").isdecimal():
-        raise InputError(f"{path}: not a file of masks; expected metadata with format {FORMAT!r} and images")
-    images = int(about.pop("images"))
-    del about["format"]
+    images, about = header
     names = [layer.name for layer in layers]
     for name in packed.keys() - set(names):
         raise InputError(f"{path}: has a mask of layer {name!r}, which the network lacks")
@@ -155,6 +155,17 @@ def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
             )
         masks[layer.name] = unpack(bits, layer.out_channels)
     return MaskFile(images, about, masks)
+
+
+def _header(path: Path, text: str) -> tuple[int, dict[str, str]]:
+    try:
+        header = json.loads(text)
+        images, about = header["images"], header["about"]
+    except (ValueError, KeyError, TypeError):
+        images, about = None, None
+    if type(images) is not int or images < 1 or not isinstance(about, dict):
+        raise InputError(f"{path}: not a file of masks; expected metadata {FORMAT!r} with their images")
+    return images, about
 
 
 def check_mask(layer: Layer, mask: Mask, images: int) -> None:

@@ -256,7 +256,7 @@ class AttackConfig(Section):
         default=0, ge=0, description="targeted attacks: rank of the other class, 1 the likeliest; 0: each"
     )
     eot_samples: Whole = Field(
-        default=1, ge=1, description="random models: noise draws to average over and to judge on"
+        default=1, ge=1, description="random models: noise draws that a gradient or a query averages over"
     )
     survivors_of: tuple[AttackName, ...] = Field(
         default=(), description="attack only what these attacks have left standing"
@@ -275,6 +275,9 @@ class Attack(Section):
     batch_size: Whole = Field(default=256, gt=0, description="images per attack batch")
     ensemble: Whole = Field(
         default=1, ge=1, description="random networks: passes whose mean probability is the prediction"
+    )
+    judge_draws: Whole = Field(
+        default=20, ge=1, description="random networks: noise draws that an attack's result is judged on"
     )
     examples: Whole = Field(default=8, ge=0, description="adversarial images kept for the picture")
     attacks: dict[AttackName, AttackConfig] = Field(min_length=1, description="attacks by column name")

@@ -79,6 +79,8 @@ def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:
     if stage == "attack":
         config["attacks"] = {name: _read_by(attack) for name, attack in config["attacks"].items()}
     unread = _unread(stage, config)
+    if stage == "attack" and not experiment.is_random:
+        unread |= {"judge_draws"}
     if "defense" in config:
         dropped = DefenseChoice(**config["defense"]).defense().unread
         config["defense"] = {name: v for name, v in config["defense"].items() if name not in dropped}

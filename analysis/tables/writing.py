@@ -129,12 +129,10 @@ def random_networks(table: RobustnessTable) -> list[str]:
     """What is different about random networks, in sentences; none if there are none."""
     if not any(row.is_random for row in table.rows):
         return []
-    words = []
-    if any(int(settings.get("eot_samples", "1")) > 1 for settings in table.settings.values()):
-        words.append(
-            "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is "
-            "that of the images that the attacks together found worst."
-        )
+    words = [
+        "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is that of "
+        "the images that the attacks together found worst."
+    ]
     undefined = [column for column in table.columns if table.kind(column) in DETERMINISTIC_ONLY]
     if undefined:
         words.append(

@@ -42,9 +42,8 @@ class AttackSpec:
     target: int = 0
     """Targeted attacks: which other class is aimed at, by rank, 1 for the likeliest; 0 for each in turn."""
     eot_samples: int = 1
-    """Random models: noise draws that each gradient (Square: each loss) is the mean over, and on which the
-    result is judged. 1 is the protocol of Random Projection Filters: one draw that is held for the whole
-    attack, a fresh one at inference."""
+    """Random models: noise draws that each gradient (Square: each loss) is the mean over. 1 is the protocol
+    of Random Projection Filters: one draw that is held for the whole attack, fresh ones at inference."""
     survivors_of: tuple[str, ...] = ()
     """Earlier attacks of the same evaluation: what one of them has fooled is not attacked again and counts
     as fooled. Random models, which no single draw decides on, are attacked on all images."""

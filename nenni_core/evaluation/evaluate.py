@@ -21,6 +21,9 @@ from nenni_core.evaluation.results import CLEAN, WORST_CASE, AttackOutcome, Eval
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import set_noise
 
+JUDGE_DRAWS = 20
+"""Fresh draws of a random model's noise on which what an attack has found is judged."""
+
 
 def evaluate(
     model: nn.Module,
@@ -31,6 +34,7 @@ def evaluate(
     num_classes: int,
     batch_size: int = 256,
     seed: int = 0,
+    judge_draws: int = JUDGE_DRAWS,
     surrogate: nn.Module | None = None,
     on_progress: ProgressCallback = silent,
     keep_examples: int = 8,
@@ -40,9 +44,10 @@ def evaluate(
 
     Only images that are still classified correctly are attacked, in full batches of `batch_size`. Two calls
     with equal arguments give equal results to the bit. A random model (one with a noise stream, or that gives
-    the same images other logits the second time) is judged on fresh draws: as many as the largest
-    `eot_samples` of the attacks, and the worst images of all attacks together on as many again. The models
-    may be in any mode and are left as they were.
+    the same images other logits the second time) is judged on `judge_draws` fresh draws of its noise, and the
+    worst images of all attacks together on as many again. The worst of several images is the worst by chance
+    where few draws tell them apart: with few draws the worst case comes out too high. The models may be in
+    any mode and are left as they were.
 
     `surrogate` is the network that attacks of the kind "transfer" are made on, usually the dense teacher.
 
@@ -55,7 +60,7 @@ def evaluate(
     changes its own buffers or draws noise that no seed repeats; `AttackError` if an attack breaks its
     contract.
     """
-    _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples)
+    _check_arguments(images, labels, attacks, num_classes, batch_size, keep_examples, judge_draws)
     images, labels = images.cpu(), labels.long().cpu()
     device = model_device(model, images.device)
     judged = [model] if surrogate is None else [model, surrogate]
@@ -87,7 +92,7 @@ def evaluate(
         device=device,
         layout=layout,
         random=random,
-        draws=max([spec.eot_samples for spec in attacks], default=1) if random else 1,
+        draws=judge_draws if random else 1,
         folder=resume_dir,
         guard=guard,
     )
@@ -159,6 +164,7 @@ def _check_arguments(
     num_classes: int,
     batch_size: int,
     keep_examples: int,
+    judge_draws: int,
 ) -> None:
     if images.dtype != torch.uint8:
         raise InputError(f"images are {images.dtype}, expected torch.uint8 in [0, 255]")
@@ -174,6 +180,8 @@ def _check_arguments(
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     if keep_examples < 0:
         raise InputError(f"keep_examples is {keep_examples}, expected 0 or more")
+    if judge_draws < 1:
+        raise InputError(f"judge_draws is {judge_draws}, expected at least 1")
     earlier: list[str] = []
     for spec in attacks:
         check_classes(spec, num_classes)

@@ -64,6 +64,7 @@ def run(
         attacks,
         num_classes=data.num_classes,
         batch_size=config.batch_size,
+        judge_draws=config.judge_draws,
         surrogate=surrogate,
         seed=derive_seed(seed, "attack"),
         on_progress=runtime.progress,

@@ -256,7 +256,7 @@ class TestModel:
         noisy = NoisyInput(conv_net(), sigma=0.05)
         stream = noisy.noise_stream
         state = stream.generator.get_state()
-        run(noisy, [AttackSpec(name="pgd3", kind="pgd", steps=3)], count=10)
+        run(noisy, [AttackSpec(name="pgd3", kind="pgd", steps=3)], count=10, judge_draws=1)
         _probe, clean, *attack, judged = noisy.draws
         assert len(attack) == 3
         assert all(torch.equal(draw, attack[0]) for draw in attack)

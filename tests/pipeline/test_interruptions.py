@@ -27,6 +27,7 @@ MOMENTS = {
     "distill": "layers.csv",
     "finetune": f"{SCRATCH}/cpu/epoch-00002.safetensors",
     "attack": f"{SCRATCH}/cpu/pgd20-00000.safetensors",
+    "simulate": "layers.csv",
 }
 # Python imports this in every process of ours. Renaming a file is an audited event, which comes first.
 SITECUSTOMIZE = """
@@ -41,21 +42,15 @@ if os.environ.get("KILL_BEFORE"):
 """
 
 
-# The command of the last stage, which computes all before it too.
-ATTACK = (
-    sys.executable,
-    "-m",
-    "pipeline.stages.attack",
-    "--params",
-    "params.yaml",
-    "--threads=1",
-    "--device=cpu",
-)
+def last_command(stage: str) -> tuple[str, ...]:
+    """The command of the last stage after `stage`, which computes all before it too."""
+    module = f"pipeline.stages.{'simulate' if stage == 'simulate' else 'attack'}"
+    return sys.executable, "-m", module, "--params", "params.yaml", "--threads=1", "--device=cpu"
 
 
-def start(folder: Path, store: str) -> "subprocess.Popen[str]":
-    """`ATTACK` with everything in a folder of its own, untracked."""
-    command = [*ATTACK, "--no-tracking"]
+def start(folder: Path, store: str, stage: str = "attack") -> "subprocess.Popen[str]":
+    """`last_command` with everything in a folder of its own, untracked."""
+    command = [*last_command(stage), "--no-tracking"]
     command += [f"--{name}={folder / store / name}" for name in ("outputs", "metrics", "plots", "store")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
@@ -90,6 +85,7 @@ def planned(folder: Path) -> Plan:
 def undisturbed(folder: Path) -> Store:
     """A store filled by a process that nobody disturbed."""
     finish(start(folder, "undisturbed"))
+    finish(start(folder, "undisturbed", "simulate"))
     return Store(folder / "undisturbed" / "store")
 
 
@@ -101,8 +97,9 @@ def same_results(first: Store, second: Store, planned: Plan) -> None:
         assert files[0] == files[1], stage
         assert one.metrics == two.metrics, stage
         assert one.manifest.digest == two.manifest.digest
-    metrics = [(store.root.parent / "metrics" / "attack.json").read_bytes() for store in (first, second)]
-    assert metrics[0] == metrics[1]
+    for name in ("attack.json", "simulate.json"):
+        metrics = [(store.root.parent / "metrics" / name).read_bytes() for store in (first, second)]
+        assert metrics[0] == metrics[1]
 
 
 def test_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store, tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store, 
     store = Store(checkout.folder / "store")
     for stage, moment in MOMENTS.items():
         killer = {"PYTHONPATH": str(tmp_path / "hook"), "KILL_BEFORE": f"{planned.keys[stage]}/{moment}"}
-        command = ("dvc", "repro") if stage == "defend" else ATTACK
+        command = ("dvc", "repro") if stage == "defend" else last_command(stage)
         checkout.run(*command, fails=True, environment=killer)
         assert store.unfinished() == [(stage, planned.keys[stage])]
         for name, key in store.names():  # whoever reads now sees whole entries only
@@ -155,6 +152,7 @@ def test_a_flipped_byte_is_found_set_aside_and_computed_again(
 def test_two_processes_at_once_share_the_work(folder: Path, planned: Plan, undisturbed: Store) -> None:
     processes = [start(folder, "shared") for _ in range(2)]
     said = "".join(finish(process) for process in processes)
+    said += finish(start(folder, "shared", "simulate"))
     for stage in STAGES:
         lines = [line for line in said.splitlines() if line.startswith(f"{stage} ") and "computed in" in line]
         assert len(lines) == 1, said

@@ -86,13 +86,16 @@ def check_capacity(layer: Layer, hardware: Hardware, noisy: bool) -> None:
 
 
 def plan_transfers(
-    layers: Sequence[Layer], hardware: Hardware, noisy: bool, images: int
+    layers: Sequence[Layer], hardware: Hardware, noisy: Sequence[bool], images: int
 ) -> tuple[Transfers, ...]:
-    """What each layer of a network moves across the chip's border."""
+    """What each layer of a network moves across the chip's border; `noisy` says which layers get noise."""
     capacity = hardware.weight_bytes_per_unit * hardware.vector_units
-    weights = [weight_bytes(layer, noisy) for layer in layers]
+    weights = [weight_bytes(layer, approximated) for layer, approximated in zip(layers, noisy, strict=True)]
     occupied = [min(size, capacity) for size in weights]  # what does not fit passes through all of the memory
-    maps_fit = [_maps_fit(layer, hardware, noisy, images) for layer in layers]
+    maps_fit = [
+        _maps_fit(layer, hardware, approximated, images)
+        for layer, approximated in zip(layers, noisy, strict=True)
+    ]
     plan = []
     for i, layer in enumerate(layers):
         resident = weights[i] <= capacity

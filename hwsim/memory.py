@@ -75,7 +75,8 @@ def check_capacity(layer: Layer, hardware: Hardware, noisy: bool) -> None:
     if needed > hardware.activation_bytes:
         raise InputError(
             f"activation_sram_kib {hardware.activation_sram_kib} of {hardware.name!r} is too small for one "
-            f"tile: {hardware.positions_per_tile} positions of layer {layer.name!r} need {ceil(needed / 1024)} KiB"
+            f"tile: {hardware.positions_per_tile} positions of layer {layer.name!r} need "
+            f"{ceil(needed / 1024)} KiB"
         )
     needed = 2 * hardware.rows_per_unit * hardware.word_bytes
     if needed > hardware.weight_bytes_per_unit:

@@ -71,7 +71,7 @@ def test_images_share_weights() -> None:
 
 
 def test_maps_that_do_not_fit_together_go_outside_and_come_back() -> None:
-    """Input and output of the second layer take 2048 bytes: they fit into 2 KiB, but no projections beside."""
+    """Input and output of the second layer take 2048 bytes: they fit into 2 KiB, projections do not."""
     small = CORE.model_copy(update={"activation_sram_kib": 2})
     assert [(t.inputs, t.outputs) for t in moved(small)] == [(MAPS[0], 0), (0, MAPS[2])]
     both = [(MAPS[0], MAPS[1]), (MAPS[1], MAPS[2])]

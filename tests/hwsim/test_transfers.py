@@ -81,6 +81,14 @@ def test_maps_that_do_not_fit_together_go_outside_and_come_back() -> None:
     ]
 
 
+def test_a_map_stays_only_if_it_fits_beside_those_before_and_after() -> None:
+    """In 3 KiB: maps of 512 + 768, 768 + 2560, and 2560 + 256 bytes; the second pair does not fit."""
+    middle, last = replace(SECOND, out_channels=20), replace(SECOND, in_channels=20, out_channels=2)
+    small = CORE.model_copy(update={"activation_sram_kib": 3})
+    plan = plan_transfers([FIRST, middle, last], small, [False] * 3, 1)
+    assert [(one.inputs, one.outputs) for one in plan] == [(512, 768), (768, 2560), (2560, 256)]
+
+
 def test_weights_that_do_not_fit_pass_through_for_every_tile() -> None:
     """8192 and 1200 bytes of weights in 8192, 4096 and 1024: beside each other, alone, not at all."""
     first = replace(FIRST, in_channels=64, kernel_height=2, kernel_width=2, out_channels=16, rank=1)

@@ -107,6 +107,9 @@ def test_weights_that_do_not_fit_pass_through_for_every_tile() -> None:
     assert weights(8) == [(8192, False, 0), (1200, False, 0)]
     assert weights(2) == [(0, False, 7 * 8192), (1200, False, 0)]
     assert weights(1) == [(0, False, 7 * 8192), (0, False, 7 * 1200)]
+    exact = [first, replace(second, in_channels=64, out_channels=16)]  # 8192 and 2048 bytes in 10 KiB
+    full = machine.model_copy(update={"weight_sram_kib_per_unit": 10})
+    assert plan_transfers(exact, full, [False, False], 1)[1].room_before
     two = machine.model_copy(update={"vector_units": 2, "weight_sram_kib_per_unit": 1})  # 2 KiB together
     assert plan_transfers(layers, two, [False, False], 3)[0].streamed_weights == 20 * 8192  # 192 positions
     assert plan_transfers(layers, two, [False, False], 3)[1].preload == 1200

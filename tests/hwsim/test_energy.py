@@ -12,7 +12,7 @@ from hwsim.counters import Counters
 from hwsim.hardware import Hardware, load_hardware
 from hwsim.layers import load_network
 from hwsim.masks import random_mask
-from hwsim.results import NetworkResult
+from hwsim.results import NetworkResult, utilisation
 from hwsim.simulate import simulate_network
 from hwsim.sram import Sram
 from hwsim.technology import Entry, Technology, load_technology, technologies
@@ -221,6 +221,21 @@ def test_utilisation_is_one_where_all_elements_multiply_in_every_cycle() -> None
     nothing = simulate_network([wide], CORE, load_technology("nangate45"))
     assert nothing.utilisation == pytest.approx(1, abs=1e-3)
     assert nothing.utilisation < 1  # the pipeline drains
+
+
+def test_four_short_products_use_an_element_as_one_long_does() -> None:
+    assert utilisation(Counters(cycles=10, multiplications_4x16=4 * 256 * 10), CORE) == 1
+    assert utilisation(Counters(cycles=10, multiplications_16x16=256 * 5), CORE) == 0.5
+
+
+def test_dense_images_are_all_precise_and_each_is_asked_for() -> None:
+    layers = load_network("small_resnet")[:2]
+    one, three = (
+        simulate_network(layers, CORE, load_technology("nangate45"), images=images) for images in (1, 3)
+    )
+    assert one.density == three.density == 1
+    assert three.operations == 3 * one.operations == 6 * sum(layer.macs for layer in layers)
+    assert three.counters.multiplications_16x16 == 3 * one.counters.multiplications_16x16
 
 
 def test_equal_runs_give_equal_files(tmp_path: Path) -> None:

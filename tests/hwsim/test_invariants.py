@@ -206,7 +206,8 @@ def test_the_shipped_core_has_ports_for_all_that_is_read_and_written(network: st
     [
         nn.Conv2d(3, 10, 3, padding=1),
         nn.Conv2d(4, 9, 3, stride=2),
-        nn.Conv2d(5, 7, 1),  # k * d = 10
+        nn.Conv2d(5, 7, 1),  # k * d = 10, of which 3 are not 0
+        nn.Conv2d(7, 7, 1),  # k * d = 14, of which 5 are not 0
         nn.Conv2d(4, 8, 1, groups=2),  # k * d = 2 in each group
         nn.Conv2d(6, 12, 3, groups=2, dilation=2),
     ],

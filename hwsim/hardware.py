@@ -59,11 +59,11 @@ class Hardware(BaseModel):
                 f"rows_per_unit {self.rows_per_unit} is no multiple of group_channels {self.group_channels}: "
                 "a group lies in one vector unit"
             )
-        written = self.vector_units * self.rows_per_unit
-        accepted = self.lanes * self.activation_words_per_cycle * -(-self.rows_per_unit // 4)
+        written = self.vector_units * min(4, self.rows_per_unit)
+        accepted = self.lanes * self.activation_words_per_cycle
         if written > accepted:
             raise ValueError(
-                f"the approximate pass makes up to {written} outputs while {accepted} can be written; "
+                f"the approximate pass makes up to {written} outputs in a cycle, {accepted} can be written; "
                 "expected more lanes or activation_words_per_cycle"
             )
         return self

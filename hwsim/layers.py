@@ -107,10 +107,13 @@ def load_network(name_or_path: str | Path) -> tuple[Layer, ...]:
         path = NETWORKS / f"{name_or_path}.csv"
     elif not path.is_file():
         raise InputError(f"{str(path)!r} is not a file; expected a table of layers (.csv)")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        _check_columns(path, list(reader.fieldnames or ()))
-        layers = tuple(_layer(path, reader.line_num, row) for row in reader)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _check_columns(path, list(reader.fieldnames or ()))
+            layers = tuple(_layer(path, reader.line_num, row) for row in reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a table of layers (.csv): {error}") from None
     if not layers:
         raise InputError(f"{path}: has no layers; expected one line for each after the heading")
     names = [layer.name for layer in layers]
@@ -124,7 +127,7 @@ def load_network(name_or_path: str | Path) -> tuple[Layer, ...]:
 
 def save_network(layers: tuple[Layer, ...], path: Path) -> None:
     """Write a table that `load_network` reads."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Layer)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(layer) for layer in layers)
@@ -135,6 +138,10 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     for column in columns:
         if column not in known:
             raise InputError(f"{path}: {unknown_choice('column', column, known)}")
+        if columns.count(column) > 1:
+            raise InputError(
+                f"{path}: column {column!r} is there {columns.count(column)} times; expected once"
+            )
     for column in known:
         if column not in columns and column not in ("groups", "rank"):
             raise InputError(f"{path}: missing column {column!r}; found: {', '.join(columns) or 'nothing'}")
@@ -142,6 +149,8 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 def _layer(path: Path, line: int, row: dict[str, str | None]) -> Layer:
     values: dict[str, int] = {}
+    if None in row:
+        raise InputError(f"{path}, line {line}: has more values than columns; expected {len(row) - 1}")
     for column, text in row.items():
         if column == "name" or (column in ("groups", "rank") and not text):
             continue

@@ -74,9 +74,9 @@ def check_capacity(layer: Layer, hardware: Hardware, noisy: bool) -> None:
     needed = tile_bytes(layer, hardware, noisy)
     if needed > hardware.activation_bytes:
         raise InputError(
-            f"activation_sram_kib {hardware.activation_sram_kib} of {hardware.name!r} is too small: one "
-            f"tile of layer {layer.name!r} needs {ceil(needed / 1024)} KiB for "
-            f"{hardware.positions_per_tile} positions"
+            f"activation_sram_kib {hardware.activation_sram_kib} of {hardware.name!r} is too small for one "
+            f"tile: {hardware.positions_per_tile} positions of layer {layer.name!r} need "
+            f"{ceil(needed / 1024)} KiB"
         )
     needed = 2 * hardware.rows_per_unit * hardware.word_bytes
     if needed > hardware.weight_bytes_per_unit:
@@ -87,13 +87,16 @@ def check_capacity(layer: Layer, hardware: Hardware, noisy: bool) -> None:
 
 
 def plan_transfers(
-    layers: Sequence[Layer], hardware: Hardware, noisy: bool, images: int
+    layers: Sequence[Layer], hardware: Hardware, noisy: Sequence[bool], images: int
 ) -> tuple[Transfers, ...]:
-    """What each layer of a network moves across the chip's border."""
+    """What each layer of a network moves across the chip's border; `noisy` says which layers get noise."""
     capacity = hardware.weight_bytes_per_unit * hardware.vector_units
-    weights = [weight_bytes(layer, noisy) for layer in layers]
+    weights = [weight_bytes(layer, approximated) for layer, approximated in zip(layers, noisy, strict=True)]
     occupied = [min(size, capacity) for size in weights]  # what does not fit passes through all of the memory
-    maps_fit = [_maps_fit(layer, hardware, noisy, images) for layer in layers]
+    maps_fit = [
+        _maps_fit(layer, hardware, approximated, images)
+        for layer, approximated in zip(layers, noisy, strict=True)
+    ]
     plan = []
     for i, layer in enumerate(layers):
         resident = weights[i] <= capacity

@@ -112,7 +112,7 @@ def simulate_network(
     ]
     starts = [sum(before.cycles for before in counters[:i]) for i in range(len(counters))]
     if hardware.dram_bytes_per_cycle is not None:
-        transfers = plan_transfers(layers, hardware, masks is not None, images)
+        transfers = plan_transfers(layers, hardware, [mask is not None for mask in of], images)
         run = {"fast": place, "reference": reference.place}[engine]
         placed = run([one.cycles for one in counters], transfers, hardware.dram_bytes_per_cycle)
         starts = [one.start for one in placed]

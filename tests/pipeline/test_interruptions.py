@@ -115,7 +115,9 @@ def test_killed_in_every_stage(folder: Path, planned: Plan, undisturbed: Store, 
         killer = {"PYTHONPATH": str(tmp_path / "hook"), "KILL_BEFORE": f"{planned.keys[stage]}/{moment}"}
         command = ("dvc", "repro") if stage == "defend" else last_command(stage)
         checkout.run(*command, fails=True, environment=killer)
-        assert store.unfinished() == [(stage, planned.keys[stage])]
+        # the simulation does not need the attack, which stays as it was left
+        left = ["attack", "simulate"] if stage == "simulate" else [stage]
+        assert store.unfinished() == [(name, planned.keys[name]) for name in left]
         for name, key in store.names():  # whoever reads now sees whole entries only
             read_entry(store.entry_path(name, key))
     checkout.run("dvc", "repro")

@@ -351,7 +351,6 @@ class Simulate(Section):
     batch_size: Whole = Field(default=1, gt=0, description="images that the accelerator computes together")
     cores: tuple[Annotated[str, AfterValidator(_core)], ...] = Field(
         default=("unstructured", "structured"),
-        min_length=1,
         description="designs that run it if they can; the first of those runs the dense network too",
     )
     technology: Annotated[str, AfterValidator(_technology)] = Field(
@@ -362,7 +361,9 @@ class Simulate(Section):
     )
 
     @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
+    def _possible(self) -> Self:
+        if not self.cores:
+            raise InputError("cores: expected at least one design")
         if self.images % self.batch_size:
             raise InputError(f"images {self.images} is no multiple of batch_size {self.batch_size}")
         return self

@@ -130,8 +130,8 @@ def random_networks(table: RobustnessTable) -> list[str]:
     if not any(row.is_random for row in table.rows):
         return []
     words = [
-        "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is that of "
-        "the images that the attacks together found worst."
+        "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is that "
+        "of the images that the attacks together found worst."
     ]
     undefined = [column for column in table.columns if table.kind(column) in DETERMINISTIC_ONLY]
     if undefined:

@@ -194,18 +194,26 @@ def test_files_of_other_networks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "other", "images": "1"}, {"format": FORMAT}, {"format": FORMAT, "images": "two"}],
+    [
+        None,
+        {"other": '{"images": 1, "about": {}}'},
+        {FORMAT: "no JSON"},
+        {FORMAT: '{"images": 1}'},
+        {FORMAT: '{"images": "two", "about": {}}'},
+        {FORMAT: '{"images": 0, "about": {}}'},
+        {FORMAT: "[1]"},
+    ],
 )
 def test_other_files_of_tensors(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "masks.safetensors"
     save_file({"conv": np.zeros((35, 3), dtype=np.uint8)}, path, metadata)
-    with pytest.raises(InputError, match=f"not a file of masks; expected metadata with format '{FORMAT}'"):
+    with pytest.raises(InputError, match=f"not a file of masks; expected metadata '{FORMAT}'"):
         load_masks(path, [LAYER])
 
 
 def test_masks_of_another_type(tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
-    save_file({"conv": np.zeros((35, 3), dtype=np.float32)}, path, {"format": FORMAT, "images": "1"})
+    save_file({"conv": np.zeros((35, 3), dtype=np.float32)}, path, {FORMAT: '{"images": 1, "about": {}}'})
     with pytest.raises(InputError, match=r"is float32 \(35, 3\); expected bytes \(35, 3\)"):
         load_masks(path, [LAYER])
 

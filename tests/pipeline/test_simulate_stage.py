@@ -209,7 +209,7 @@ def test_memory_outside_takes_time(plans: list[Plan], store: Store, tmp_path: Pa
     ("change", "expected"),
     [
         ({"cores": ["structurd"]}, "unknown core 'structurd'; did you mean 'structured'?"),
-        ({"cores": []}, "simulate.cores"),
+        ({"cores": []}, "simulate: cores: expected at least one design"),
         ({"technology": "nangate54"}, "unknown technology 'nangate54'; did you mean 'nangate45'?"),
         ({"images": 3, "batch_size": 2}, "images 3 is no multiple of batch_size 2"),
         ({"imagse": 3}, "did you mean 'images'?"),

@@ -44,7 +44,7 @@ $(INSTALLED):
 
 .PHONY: demo
 demo: env ## the default experiment, params.yaml: trains, attacks, prints the table and where everything is
-	dvc repro attack
+	dvc repro attack simulate
 	dvc repro --quiet --single-item --force report
 
 .PHONY: paper

@@ -129,7 +129,8 @@ def _protocols(rows: list[Row]) -> str:
 def _stages_before(rows: list[Row], runs: pl.DataFrame) -> str:
     """The teacher or a fine-tuned network may be older than the attack on it."""
     attacked = {row.tracked["git_commit"] for row in rows}
-    before = runs.filter((pl.col("stage") != "attack") & (pl.col("status") == FINISHED))
+    beside = ("attack", "simulate")  # no attack reads a simulation
+    before = runs.filter(~pl.col("stage").is_in(beside) & (pl.col("status") == FINISHED))
     sources = {
         f"{stage} from {(commit or 'unknown')[:10]}{' with uncommitted changes' if dirty else ''}": None
         for stage, commit, dirty in before.select("stage", "git_commit", "git_dirty").iter_rows()

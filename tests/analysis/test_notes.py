@@ -128,6 +128,7 @@ def test_older_stages_before_the_attacks_are_flagged(recorder: Recorder) -> None
     recorder.stage(parent, "prepare")
     recorder.stage(parent, "pretrain", git_commit="a" * 40)
     recorder.stage(parent, "distill", git_dirty="true")
+    recorder.stage(parent, "simulate", git_commit="b" * 40)  # no attack reads it
     recorder.attack(parent, DENSE, COUNTS)
     found = read_back(recorder, "older-stages", {})
     [said] = flags(build_table(found.runs), stage_runs(found.parent, stage=None), found.parent)

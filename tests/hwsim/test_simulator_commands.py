@@ -1,0 +1,267 @@
+"""`python -m hwsim`: what each command prints and writes, and every mistake in one line with status 2."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from hwsim.command_line import app
+from hwsim.counters import Counters
+from hwsim.hardware import load_hardware
+from hwsim.layers import load_network, save_network
+from hwsim.masks import random_mask, save_masks
+from hwsim.simulate import simulate_network
+from hwsim.sweep import PATTERNS, RATIOS, random_noise
+from hwsim.technology import load_technology
+
+SMALL = load_network("small_resnet")
+NANGATE = load_technology("nangate45")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def successful(*arguments: object) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """Masks of two images, as the pipeline saves them."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "masks.safetensors"
+    masks = {layer.name: random_mask(layer, rng, ratio=0.8, images=2) for layer in SMALL}
+    save_masks(path, masks, images=2, about={"noise": "80%", "noisy_share": "0.8"})
+    return path
+
+
+# --- run -------------------------------------------------------------------------------------------------
+
+
+def test_run_writes_what_simulate_network_says(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    said = successful("run", "--model", "small_resnet", "--ratio", 0.9, "--seed", 3, "--json", path)
+    noise = random_noise(SMALL, 0.9, seed=3)
+    expected = simulate_network(
+        SMALL, load_hardware("unstructured"), NANGATE, noise.masks, network="small_resnet", noise="90%"
+    )
+    assert json.loads(path.read_text()) == expected.as_dict()
+    assert all(layer.name in said for layer in SMALL)
+
+
+def test_a_pattern_runs_on_the_core_for_patterns(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    successful("run", "--model", "small_resnet", "--pattern", "7:8", "--json", path)
+    assert json.loads(path.read_text())["hardware"]["name"] == "structured"
+
+
+def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.csv"
+    save_network(SMALL[-1:], tiny)
+    for engine in ("fast", "reference"):
+        options = ["--pattern", "6:8", "--dram", 4, "--engine", engine, "--json", tmp_path / engine]
+        successful("run", "--model", tiny, *options)
+    assert (tmp_path / "fast").read_bytes() == (tmp_path / "reference").read_bytes()
+
+
+def test_lines_of_the_table_add_up_to_its_last(tmp_path: Path) -> None:
+    path = tmp_path / "layers.csv"
+    successful("run", "--model", "small_resnet", "--ratio", 0.5, "--csv", path)
+    *rows, total = list(csv.DictReader(path.open()))
+    assert [row["layer"] for row in rows] == [layer.name for layer in SMALL]
+    assert total["layer"] == "total"
+    for name in Counters().__dict__:
+        assert sum(int(row[name]) for row in rows) == int(total[name])
+
+
+def test_measured_masks_say_how_many_images_there_are(tmp_path: Path, measured: Path) -> None:
+    path = tmp_path / "result.json"
+    successful("run", "--model", "small_resnet", "--masks", measured, "--json", path)
+    found = json.loads(path.read_text())
+    assert (found["images"], found["noise"]) == (2, "80%")
+    assert found["total"]["counters"]["multiplications_4x16"] == 2 * sum(
+        layer.output_values * layer.rank for layer in SMALL
+    )
+
+
+def test_weights_that_do_not_fit_are_remarked_unless_they_are_moved() -> None:
+    remark = "the weight memories hold 1.0 MiB"
+    assert remark in successful("run", "--model", "resnet18")
+    assert remark not in successful("run", "--model", "resnet18", "--dram", 16)
+    assert remark not in successful("run", "--model", "small_resnet")
+
+
+# --- sweep, explain, compare -----------------------------------------------------------------------------
+
+
+def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, measured: Path) -> None:
+    out = tmp_path / "out"
+    successful("sweep", "--model", "small_resnet", "--masks", measured, "--out", out)
+    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    found = [(row["noise"], row["core"], row["masks"]) for row in rows]
+    ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
+    patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]
+    assert found == [*ratios, *patterns, ("80%", "unstructured", "measured")]
+    dense = simulate_network(SMALL, load_hardware("unstructured"), NANGATE)
+    for row in rows[:-1]:
+        assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
+    for suffix in ("png", "pdf", "svg"):
+        assert (out / f"sweep.{suffix}").stat().st_size > 1000
+
+
+def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        successful("sweep", "--model", "small_resnet", "--out", tmp_path / name)
+    for suffix in ("csv", "png", "pdf"):
+        assert (tmp_path / "a" / f"sweep.{suffix}").read_bytes() == (
+            tmp_path / "b" / f"sweep.{suffix}"
+        ).read_bytes()
+
+
+def numbers_after(said: str, heading: str) -> list[str]:
+    [line] = [line for line in said.splitlines() if line.strip().startswith(heading)]
+    return line.replace(heading, "", 1).split()
+
+
+def test_explained_causes_add_up() -> None:
+    """The numbers that are printed, not those inside: units x cycles in the last line."""
+    said = successful("explain", "--model", "small_resnet", "--ratio", 0.9, "--layer", SMALL[3].name)
+    causes = ("precise", "approximate", "alignment", "imbalance", "activation port", "depth", "projection")
+    shares = [numbers_after(said, cause)[0] for cause in (*causes, "selection", "drain", "dram")]
+    whole = numbers_after(said, "all")[0]
+    assert sum(int(share.replace(",", "")) for share in shares) == int(whole.replace(",", ""))
+
+
+def test_explain_lists_all_layers() -> None:
+    said = successful("explain", "--model", "small_resnet", "--pattern", "7:8")
+    for layer in SMALL:
+        shares = [float(share) for share in numbers_after(said, f"{layer.name} ")[1:]]
+        assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_layer_s_timeline(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"timeline.{suffix}"
+    successful("explain", "--model", "small_resnet", "--layer", SMALL[0].name, "--timeline", path)
+    assert path.stat().st_size > 1000
+
+
+def test_compare_shows_the_ratio_of_two_results(tmp_path: Path) -> None:
+    for name, images in (("one", 1), ("two", 2)):
+        successful("run", "--model", "small_resnet", "--images", images, "--json", tmp_path / f"{name}.json")
+    said = successful("compare", tmp_path / "one.json", tmp_path / "two.json")
+    assert numbers_after(said, "count: multiplications_16x16")[-1] == "2.0000"
+    assert numbers_after(said, "area_mm2")[-1] == "1.0000"
+
+
+# --- mistakes --------------------------------------------------------------------------------------------
+
+
+RUN: dict[str, Any] = {"model": "small_resnet"}
+BAD_LAYER = (
+    "name,in_channels,out_channels,kernel_height,kernel_width,in_height,in_width,out_height,out_width\n"
+)
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"model": "resnet81"}, "unknown network 'resnet81'; did you mean 'resnet18'?"),
+        ({"model": "absent.csv"}, "'absent.csv' is not a file"),
+        (RUN | {"ratio": 1.5}, "ratio 1.5 is outside [0, 1]"),
+        (RUN | {"ratio": "nan"}, "ratio nan is outside [0, 1]"),
+        (RUN | {"pattern": "9:8"}, "pattern '9:8' asks for noise in 9 of 8 neurons"),
+        (RUN | {"pattern": "7of8"}, "pattern '7of8' is not of the form 'N:M'"),
+        (RUN | {"pattern": "7:8", "ratio": 0.5}, "expected one of --ratio, --pattern and --masks"),
+        (RUN | {"pattern": "1:3"}, "keeps as many of each 8 channels"),
+        (RUN | {"ratio": 0.5, "hardware": "structured"}, "has no pattern: 'structured' keeps as many"),
+        (RUN | {"technology": "nangate54"}, "unknown technology 'nangate54'; did you mean 'nangate45'?"),
+        (RUN | {"hardware": "unstructurd"}, "unknown hardware 'unstructurd'; did you mean 'unstructured'?"),
+        (RUN | {"masks": "absent.safetensors"}, "'absent.safetensors' cannot be read as a file of masks"),
+        (RUN | {"engine": "slow"}, "unknown engine 'slow'"),
+        (RUN | {"json": "absent/folder/result.json"}, "'absent/folder/result.json': No such file"),
+    ],
+)
+def test_mistakes_are_one_line(options: dict[str, Any], expected: str) -> None:
+    result = call("run", *(part for name, value in options.items() for part in (f"--{name}", value)))
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+
+
+def test_a_layer_of_size_zero(tmp_path: Path) -> None:
+    path = written(tmp_path, "bad.csv", BAD_LAYER + "conv,3,0,3,3,8,8,8,8\n")
+    result = call("run", "--model", path)
+    assert result.exit_code == 2
+    assert f"{path}, line 2: layer 'conv': out_channels is 0" in result.stderr
+
+
+def test_masks_of_another_network(measured: Path) -> None:
+    result = call("run", "--model", "resnet18", "--masks", measured)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert str(measured) in result.stderr
+
+
+def test_a_memory_too_small_for_one_tile(tmp_path: Path) -> None:
+    core = written(tmp_path, "core.yaml", "name: mine\nvector_units: 16\nlanes: 16\nactivation_sram_kib: 8\n")
+    result = call("run", "--model", "resnet18", "--hardware", core)
+    assert result.exit_code == 2
+    assert "activation_sram_kib 8 of 'mine' is too small for one tile" in result.stderr
+
+
+def test_what_is_no_result_is_not_compared(tmp_path: Path) -> None:
+    for name, text, expected in (
+        ("text.json", "no JSON", "not JSON"),
+        ("other.json", '{"total": {}}', "not a result of a simulation"),
+        ("list.json", "[]", "not a result of a simulation"),
+    ):
+        path = written(tmp_path, name, text)
+        result = call("compare", path, path)
+        assert result.exit_code == 2
+        assert f"error: {path}: {expected}" in result.stderr
+
+
+def test_mistakes_of_the_other_commands(measured: Path) -> None:
+    for arguments, expected in (
+        (("explain", "--model", "small_resnet", "--layer", "conv9"), "unknown layer 'conv9'"),
+        (("explain", "--model", "small_resnet", "--timeline", "x.png"), "expected --layer too"),
+        (
+            ("sweep", "--model", "small_resnet", "--model", "resnet18", "--masks", measured),
+            "--masks are of one network; found 2",
+        ),
+        (("cacti", "--cacti", "absent"), "no CACTI program 'absent'"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2
+        assert expected in result.stderr
+
+
+def test_the_module_runs_without_pytorch() -> None:
+    """In a process of its own: no traceback, and PyTorch is not imported."""
+    code = (
+        "import sys, runpy; sys.argv = ['hwsim', 'run', '--model', 'small_resnet', '--pattern', '9:8']\n"
+        "try: runpy.run_module('hwsim', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.startswith("error: pattern '9:8'")

@@ -77,7 +77,7 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
 def test_lines_of_the_table_add_up_to_its_last(tmp_path: Path) -> None:
     path = tmp_path / "layers.csv"
     successful("run", "--model", "small_resnet", "--ratio", 0.5, "--csv", path)
-    *rows, total = list(csv.DictReader(path.open()))
+    *rows, total = list(csv.DictReader(path.read_text().splitlines()))
     assert [row["layer"] for row in rows] == [layer.name for layer in SMALL]
     assert total["layer"] == "total"
     for name in Counters().__dict__:
@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit_are_remarked_unless_they_are_moved() -> None:
 def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, measured: Path) -> None:
     out = tmp_path / "out"
     successful("sweep", "--model", "small_resnet", "--masks", measured, "--out", out)
-    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     found = [(row["noise"], row["core"], row["masks"]) for row in rows]
     ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
     patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]

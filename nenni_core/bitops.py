@@ -14,14 +14,12 @@ from fractions import Fraction
 from math import prod
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from nenni_core.errors import InputError, unknown_choice
-from nenni_core.inject import dense_mode
 from nenni_core.injection import Injection, Pattern
 from nenni_core.layers import NoisyLayer
-from nenni_core.modes import observed_only
+from nenni_core.tracing import Hook, trace
 
 PRECISE_BITS = 16
 MULTIPLICATION, ADDITION = float(PRECISE_BITS**2), float(PRECISE_BITS)
@@ -175,16 +173,11 @@ def bitops(
         assert isinstance(module, CountsOperations)
         others.append(module.own_bitops(tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
 
-    handles = [m.register_forward_hook(count) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))]
-    handles += [m.register_forward_hook(count_multiplications) for m in names if hasattr(m, "own_macs")]
-    handles += [m.register_forward_hook(count_own) for m in names if hasattr(m, "own_bitops")]
-    reference = next(model.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad(), observed_only(model), dense_mode(model):
-            model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks: list[tuple[nn.Module, Hook]] = []
+    hooks += [(m, count) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))]
+    hooks += [(m, count_multiplications) for m in names if hasattr(m, "own_macs")]
+    hooks += [(m, count_own) for m in names if hasattr(m, "own_bitops")]
+    trace(model, input_shape, hooks)
     return BitOps(tuple(rows), noise=sum(others, 0.0))
 
 

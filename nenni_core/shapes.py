@@ -4,14 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from nenni_core.errors import InputError
-from nenni_core.inject import dense_mode
 from nenni_core.layers import NoisyLayer
-from nenni_core.modes import observed_only
 from nenni_core.projection import projection_rank
+from nenni_core.tracing import trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +80,7 @@ def layer_shapes(
             )
         )
 
-    handles = [m.register_forward_hook(record) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))]
-    reference = next(model.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad(), observed_only(model), dense_mode(model):
-            model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    trace(model, input_shape, [(m, record) for m in names if isinstance(m, (nn.Conv2d, NoisyLayer))])
     if not found:
         raise InputError(f"{type(model).__name__} has no nn.Conv2d layer to simulate")
     return tuple(found)

@@ -22,7 +22,7 @@ from hwsim.results import write_rows
 from hwsim.simulate import Engine, simulate_layer, simulate_network
 from hwsim.sram import CACTI45, Cell, Ports, SramPoint
 from hwsim.sram import points as sram_points
-from hwsim.sweep import PATTERNS, RATIOS, Noise, Point, random_noise
+from hwsim.sweep import PATTERNS, RATIOS, Noise, Point, random_noise, read_rows
 from hwsim.sweep import sweep as run_sweep
 from hwsim.technology import load_technology
 
@@ -160,11 +160,25 @@ def sweep(
                     progress=partial(_show, progress, task),
                 )
         out.mkdir(parents=True, exist_ok=True)
-        write_rows(out / "sweep.csv", [point.row() for point in points])
+        rows = [point.row() for point in points]
+        write_rows(out / "sweep.csv", rows)
         for suffix in ("png", "pdf", "svg"):
-            figures.save(figures.noise_sweep(points), out / f"sweep.{suffix}")
+            figures.save(figures.noise_sweep(rows), out / f"sweep.{suffix}")
         Console().print(tables.points(points))
         say(f"written: {out}/sweep.csv, sweep.png, sweep.pdf, sweep.svg")
+
+
+@app.command()
+def draw(
+    tables_: Annotated[
+        list[Path], typer.Argument(metavar="TABLE...", help="sweep.csv, or the pipeline's simulation.csv.")
+    ],
+    out: Annotated[Path, typer.Option(help="The picture (.png, .pdf, .svg).")] = Path("sweep.png"),
+) -> None:
+    """Draw tables of simulations together: measured masks beside random ones, several networks."""
+    with user_errors():
+        figures.save(figures.noise_sweep([row for path in tables_ for row in read_rows(path)]), out)
+        say(f"written: {out}")
 
 
 @app.command()

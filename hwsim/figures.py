@@ -1,7 +1,9 @@
 """Pictures: the sweep over the amount of noise, and when each part of the machine works on a layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,27 +11,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from hwsim.counters import LayerTrace
-from hwsim.sweep import FIGURES, Point
+from hwsim.sweep import FIGURES
 
 COLORS = {"projection": "#0072b2", "approximate": "#e69f00", "precise": "#444444"}
 STYLES = {"random": "-", "measured": "--"}
-MARKERS = {"threshold": "o", "groups": "s"}
+MARKERS = "so^vD"
 
 
-def noise_sweep(points: Sequence[Point]) -> Figure:
+def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Everything over the share of noisy neurons, relative to the dense network, one panel for each figure.
 
-    One row of panels for each network. Ratios are joined by lines, patterns too; solid lines are random
-    masks, broken ones measured masks.
+    One row of panels for each network. Ratios are filled, patterns open; solid lines are random masks, broken
+    ones measured masks.
+
+    Args:
+        rows: as `hwsim.sweep.Point.row` gives them, or the pipeline's table of simulations; of several
+            variants with equal noise the mean is drawn.
     """
-    networks = list(dict.fromkeys(point.result.network for point in points))
+    networks = list(dict.fromkeys(row["network"] for row in rows))
     figure = Figure(figsize=(3.1 * len(FIGURES), 2.9 * len(networks) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(networks), len(FIGURES), squeeze=False, sharex=True, sharey="col")
-    for row, network in zip(axes, networks, strict=True):
-        own = [point for point in points if point.result.network == network]
-        for ax, (name, title) in zip(row, FIGURES.items(), strict=True):
-            _panel(ax, own, name)
+    for line, network in zip(axes, networks, strict=True):
+        own = [row for row in rows if row["network"] == network]
+        for ax, (name, title) in zip(line, FIGURES.items(), strict=True):
+            _panel(ax, own, f"{name}_over_dense")
             ax.set_title(f"{network}: {title}", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("neurons with noise, %", fontsize=8)
@@ -39,33 +45,30 @@ def noise_sweep(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, points: Sequence[Point], name: str) -> None:
-    series: dict[tuple[str, bool, str], list[tuple[float, float]]] = {}
-    shapes: dict[str, str] = {}
-    for point in points:
-        core = point.result.hardware
-        shapes[core.name] = MARKERS[core.selection]
-        key = core.name, point.noise.pattern is not None, point.noise.origin
-        series.setdefault(key, []).append((100 * point.noise.share, point.relative[name]))
-    for index, ((core_name, structured, origin), values) in enumerate(sorted(series.items())):
-        x, y = zip(*sorted(values), strict=True)
-        what = "N:M" if structured else "ratio"
-        ax.plot(
-            x,
-            y,
-            STYLES[origin],
-            marker=shapes[core_name],
-            markersize=4,
-            linewidth=1,
-            color=f"C{index}",
-            markerfacecolor="none" if structured else f"C{index}",
-            label=f"{core_name} core, {what}, {origin} masks",
-        )
+def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    series: dict[tuple[str, bool], dict[str, dict[float, list[float]]]] = {}
+    for row in rows:
+        of_kind = series.setdefault((row["core"], ":" in row["noise"]), {}).setdefault(row["masks"], {})
+        of_kind.setdefault(100 * float(row["noisy_share"]), []).append(float(row[name]))
+    for index, ((core, structured), by_origin) in enumerate(sorted(series.items())):
+        for origin, points in sorted(by_origin.items()):
+            shares = sorted(points)
+            ax.plot(
+                shares,
+                [fmean(points[share]) for share in shares],
+                STYLES[origin],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=4,
+                linewidth=1,
+                color=f"C{index}",
+                markerfacecolor="none" if structured else f"C{index}",
+                label=f"{core} core, {'N:M' if structured else 'ratio'}, {origin} masks",
+            )
     ax.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
     if name.startswith("operations"):
         ax.set_yscale("log", subs=(1, 2, 3, 5))
-        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         ax.set_ylim(bottom=0)
     ax.tick_params(labelsize=8)

@@ -1,11 +1,14 @@
 """Time, energy and efficiency over the amount of noise (paper figure 5)."""
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from hwsim.errors import InputError
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
 from hwsim.masks import Mask, Pattern, random_mask
@@ -96,6 +99,29 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
         images=images,
         origin="random",
     )
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that `sweep` or the pipeline's simulation wrote.
+
+    Raises:
+        InputError: no such file, a column that a picture needs is missing, or there is no row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except OSError as error:
+        raise InputError(f"{str(path)!r}: {error.strerror}; expected a table of simulations") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a table of simulations: {error}") from None
+    needed = ["network", "noise", "noisy_share", "core", "masks", *(f"{name}_over_dense" for name in FIGURES)]
+    for column in needed:
+        if column not in columns:
+            raise InputError(f"{path}: not a table of simulations: column {column!r} is missing")
+    if not rows:
+        raise InputError(f"{path}: has no simulation; expected at least one line after the heading")
+    return rows
 
 
 def can_run(core: Hardware, pattern: Pattern | None) -> bool:

@@ -128,6 +128,19 @@ def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
         ).read_bytes()
 
 
+def test_tables_are_drawn_together(tmp_path: Path) -> None:
+    """Two networks take more room than one; a table drawn twice, whose means are its values, as much."""
+    for name in ("small_resnet", "small_resnet_r"):
+        successful("sweep", "--model", name, "--out", tmp_path / name)
+    one, other = (tmp_path / name / "sweep.csv" for name in ("small_resnet", "small_resnet_r"))
+    for name, paths in (("one", [one]), ("twice", [one, one]), ("both", [one, other])):
+        successful("draw", *paths, "--out", tmp_path / f"{name}.png")
+    pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("one", "twice", "both")}
+    assert pictures["one"] == pictures["twice"] == (tmp_path / "small_resnet" / "sweep.png").read_bytes()
+    heights = {name: int.from_bytes(picture[20:24]) for name, picture in pictures.items()}
+    assert heights["both"] > 1.5 * heights["one"]
+
+
 def numbers_after(said: str, heading: str) -> list[str]:
     [line] = [line for line in said.splitlines() if line.strip().startswith(heading)]
     return line.replace(heading, "", 1).split()
@@ -249,6 +262,8 @@ def test_mistakes_of_the_other_commands(measured: Path) -> None:
             "--masks are of one network; found 2",
         ),
         (("cacti", "--cacti", "absent"), "no CACTI program 'absent'"),
+        (("draw", "absent.csv"), "'absent.csv': No such file"),
+        (("draw", measured), f"{measured}: not a table of simulations"),
     ):
         result = call(*arguments)
         assert result.exit_code == 2

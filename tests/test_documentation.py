@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def broken_links(name: str, documents: dict[str, str], exists: set[str]) -> list
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        linked = (Path(name).parent / path).as_posix() if path else name
+        linked = normpath(Path(name).parent / path) if path else name
         headings = re.findall(r"^#+ (.*)$", documents.get(linked, ""), re.MULTILINE)
         if linked.rstrip("/") not in exists or (anchor and anchor not in map(slug, headings)):
             broken.append(target)
@@ -56,9 +57,10 @@ def test_links_lead_to_files_and_headings() -> None:
 def test_broken_links_are_seen() -> None:
     documents = {
         "a.md": "# One two\n[x](b/c.md#is-it) [y](b/c.md#missing) [z](gone.md) [w](#one-two) [v](#three) [u](https://e.g)",
-        "b/c.md": "## Is it?\n",
+        "b/c.md": "## Is it?\n[x](../a.md#one-two) [y](../b.md)",
     }
     assert broken_links("a.md", documents, {"a.md", "b/c.md"}) == ["b/c.md#missing", "gone.md", "#three"]
+    assert broken_links("b/c.md", documents, {"a.md", "b/c.md"}) == ["../b.md"]
 
 
 def test_files_named_in_code_spans_exist() -> None:

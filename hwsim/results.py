@@ -147,9 +147,16 @@ class NetworkResult:
 
     def save_csv(self, path: Path) -> None:
         """Write one line for each layer, and one for the total; energies have the ending "pj"."""
-        rows = [_row(one.layer.name, one.density, one.counters, one.energy_pj) for one in self.layers]
-        rows.append(_row("total", self.density, self.counters, self.energy_pj))
-        write_rows(path, rows)
+        lines = [(one.layer.name, one.density, one.counters, one.energy_pj) for one in self.layers]
+        lines.append(("total", self.density, self.counters, self.energy_pj))
+        write_rows(path, [self._row(*line) for line in lines])
+
+    def _row(
+        self, name: str, density: float, counters: Counters, energy: Mapping[str, float]
+    ) -> dict[str, Any]:
+        parts = {f"{part.replace(' ', '_')}_pj": value for part, value in energy.items()}
+        used = utilisation(counters, self.hardware)
+        return {"layer": name, "density": density, "utilisation": used} | asdict(counters) | parts
 
     @property
     def density(self) -> float:
@@ -171,8 +178,3 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _row(name: str, density: float, counters: Counters, energy: Mapping[str, float]) -> dict[str, Any]:
-    parts = {f"{part.replace(' ', '_')}_pj": value for part, value in energy.items()}
-    return {"layer": name, "density": density} | asdict(counters) | parts

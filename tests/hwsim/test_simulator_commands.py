@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,9 @@ def test_lines_of_the_table_add_up_to_its_last(tmp_path: Path) -> None:
     assert total["layer"] == "total"
     for name in Counters().__dict__:
         assert sum(int(row[name]) for row in rows) == int(total[name])
+    busy = sum(float(row["utilisation"]) * int(row["cycles"]) for row in rows)
+    assert float(total["utilisation"]) * int(total["cycles"]) == pytest.approx(busy)
+    assert 0.1 < float(total["utilisation"]) < 1
 
 
 def test_measured_masks_say_how_many_images_there_are(tmp_path: Path, measured: Path) -> None:
@@ -99,6 +103,34 @@ def test_weights_that_do_not_fit_are_remarked_unless_they_are_moved() -> None:
     assert remark in successful("run", "--model", "resnet18")
     assert remark not in successful("run", "--model", "resnet18", "--dram", 16)
     assert remark not in successful("run", "--model", "small_resnet")
+
+
+def test_a_clock_that_a_memory_cannot_follow_is_remarked(tmp_path: Path) -> None:
+    """At 45 nm and 500 MHz both memories of the shipped designs answer within a cycle."""
+    for core in ("unstructured", "structured"):
+        assert "would need more than one" not in successful(
+            "run", "--model", "small_resnet", "--hardware", core
+        )
+    for clock, memories in ((600, ["activation"]), (1000, ["weight", "activation"])):
+        text = f"name: mine\nvector_units: 16\nlanes: 16\nclock_mhz: {clock}\n"
+        core_file = written(tmp_path, f"{clock}.yaml", text)
+        said = successful("run", "--model", "small_resnet", "--hardware", core_file)
+        assert [
+            name for name in ("weight", "activation") if f"A read of the {name} memory" in said
+        ] == memories
+
+
+def test_output_into_a_file_is_complete(tmp_path: Path) -> None:
+    """As wide as it needs to be, whatever terminal there is not."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    for command in (["sweep", "--out", str(tmp_path)], ["explain", "--ratio", "0.9"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hwsim", *command, "--model", "small_resnet"],
+            capture_output=True, text=True, timeout=60, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0
+        assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
+        assert len(done.stderr.splitlines()) == (command[0] == "sweep")
 
 
 # --- sweep, explain, compare -----------------------------------------------------------------------------
@@ -149,6 +181,16 @@ def test_explain_lists_all_layers() -> None:
         assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
 
 
+def test_explain_shows_waiting_for_a_memory_outside() -> None:
+    within, outside = (
+        successful("explain", "--model", "small_resnet", *options) for options in ([], ["--dram", 4])
+    )
+    assert numbers_after(within, "dram")[0] == "0"
+    core = load_hardware("unstructured").model_copy(update={"dram_bytes_per_cycle": 4})
+    waited = simulate_network(SMALL, core, NANGATE).counters.dram_stall_cycles
+    assert int(numbers_after(outside, "dram")[0].replace(",", "")) == 16 * waited > 0
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_layer_s_timeline(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"timeline.{suffix}"
@@ -195,6 +237,7 @@ def written(folder: Path, name: str, text: str) -> Path:
         (RUN | {"hardware": "unstructurd"}, "unknown hardware 'unstructurd'; did you mean 'unstructured'?"),
         (RUN | {"masks": "absent.safetensors"}, "'absent.safetensors' cannot be read as a file of masks"),
         (RUN | {"engine": "slow"}, "unknown engine 'slow'"),
+        (RUN | {"ratio": 0.5, "seed": -1}, "seed is -1; expected a whole number from 0 on"),
         (RUN | {"json": "absent/folder/result.json"}, "'absent/folder/result.json': No such file"),
     ],
 )
@@ -228,11 +271,20 @@ def test_a_memory_too_small_for_one_tile(tmp_path: Path) -> None:
     assert "activation_sram_kib 8 of 'mine' is too small for one tile" in result.stderr
 
 
+def result_with(changes: dict[str, Any]) -> str:
+    """A saved result with something else in its total."""
+    content = simulate_network(SMALL[:1], load_hardware("unstructured"), NANGATE).as_dict()
+    return json.dumps({"total": content["total"] | changes})
+
+
 def test_what_is_no_result_is_not_compared(tmp_path: Path) -> None:
     for name, text, expected in (
         ("text.json", "no JSON", "not JSON"),
         ("other.json", '{"total": {}}', "not a result of a simulation"),
         ("list.json", "[]", "not a result of a simulation"),
+        ("number.json", result_with({"cycles": "many"}), "not a result of a simulation"),
+        ("parts.json", result_with({"energy_pj": 3}), "not a result of a simulation"),
+        ("part.json", result_with({"area_um2": {"registers": None}}), "not a result of a simulation"),
     ):
         path = written(tmp_path, name, text)
         result = call("compare", path, path)
@@ -244,6 +296,14 @@ def test_mistakes_of_the_other_commands(measured: Path) -> None:
     for arguments, expected in (
         (("explain", "--model", "small_resnet", "--layer", "conv9"), "unknown layer 'conv9'"),
         (("explain", "--model", "small_resnet", "--timeline", "x.png"), "expected --layer too"),
+        (
+            ("explain", "--model", "small_resnet", "--layer", "conv1", "--timeline", "x.gif"),
+            "'x.gif' is no name of a picture; expected the ending .png, .svg, .pdf",
+        ),
+        (
+            ("explain", "--model", "small_resnet", "--layer", "conv1", "--dram", 4),
+            "--dram is shared by all layers; expected no --layer",
+        ),
         (
             ("sweep", "--model", "small_resnet", "--model", "resnet18", "--masks", measured),
             "--masks are of one network; found 2",

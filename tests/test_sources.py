@@ -83,7 +83,7 @@ OUT_OF_BOUNDS = {
         "ray",
     },
     "analysis": {"torch", "torchattacks", "nenni_core", "hwsim", "benchmarks", "dvc", "ray"},
-    "pipeline": {"torchattacks", "hwsim", "analysis", "benchmarks"},
+    "pipeline": {"torchattacks", "analysis", "benchmarks"},
     "benchmarks": set[str](),
 }
 EXCEPTIONS = {"analysis": {"nenni_core.errors", "nenni_core.statistics"}}

@@ -103,7 +103,10 @@ def run(
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a line for each layer to this file.")] = None,
 ) -> None:
-    """Simulate a network, with noise and dense beside it; without noise only dense."""
+    """Simulate a network, with noise and dense beside it; without noise only dense.
+
+    Dense runs on the same design, or, beside one for patterns, on `unstructured`, as in the paper.
+    """
     with user_errors():
         layers = load_network(model)
         core = _core(hardware, pattern, dram)
@@ -111,7 +114,9 @@ def run(
         noise = _noise(layers, ratio, pattern, masks, images, seed)
         number = images if noise is None else noise.images
         name = Path(model).stem
-        dense_core = core if noise is None else _core(hardware, None, dram)
+        dense_core = core
+        if noise is not None and core.selection == "groups":
+            dense_core = _core(None, None, core.dram_bytes_per_cycle)
         dense = simulate_network(layers, dense_core, costs, images=number, network=name)
         result = dense
         if noise is not None or engine != "fast":

@@ -133,7 +133,7 @@ class NetworkResult:
                     "name": one.layer.name,
                     "start_cycle": one.start_cycle,
                     "density": one.density,
-                    "utilisation": utilisation(one.counters, self.hardware),
+                    **self._figures(one.counters, one.energy_pj),
                     "counters": asdict(one.counters),
                     "energy_pj": dict(one.energy_pj),
                 }
@@ -155,8 +155,18 @@ class NetworkResult:
         self, name: str, density: float, counters: Counters, energy: Mapping[str, float]
     ) -> dict[str, Any]:
         parts = {f"{part.replace(' ', '_')}_pj": value for part, value in energy.items()}
-        used = utilisation(counters, self.hardware)
-        return {"layer": name, "density": density, "utilisation": used} | asdict(counters) | parts
+        figures = self._figures(counters, energy)
+        return {"layer": name, "density": density} | figures | asdict(counters) | parts
+
+    def _figures(self, counters: Counters, energy: Mapping[str, float]) -> dict[str, float]:
+        """What a layer's counts amount to, or the sum of all."""
+        seconds, joules = counters.cycles / self.hardware.clock_hz, sum(energy.values()) * 1e-12
+        return {
+            "utilisation": utilisation(counters, self.hardware),
+            "seconds": seconds,
+            "joules": joules,
+            "energy_delay_joule_seconds": seconds * joules,
+        }
 
     @property
     def density(self) -> float:

@@ -66,6 +66,27 @@ def test_a_pattern_runs_on_the_core_for_patterns(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["hardware"]["name"] == "structured"
 
 
+def test_dense_runs_on_the_same_design_or_beside_one_for_patterns_on_the_unstructured(tmp_path: Path) -> None:
+    lines = "vector_units: 4\nlanes: 16\n"
+    mine = written(tmp_path, "mine.yaml", "name: mine\ndram_bytes_per_cycle: 2\n" + lines)
+    groups = written(tmp_path, "groups.yaml", "name: mine\nselection: groups\n" + lines)
+    cycles = {
+        core.name: simulate_network(SMALL, core, NANGATE).cycles
+        for core in (load_hardware(mine), load_hardware("unstructured"))
+    }
+    for options, heading in (
+        (["--hardware", mine], "mine"),
+        (["--hardware", groups], "unstructured"),
+        ([], "unstructured"),
+    ):
+        said = successful("run", "--model", "small_resnet", "--pattern", "7:8", *options)
+        assert f"dense, {heading} core" in said
+        [ratio] = [line.split()[-1] for line in said.splitlines() if line.split()[:1] == ["time"]]
+        core = load_hardware(options[1] if options else "structured")
+        own = simulate_network(SMALL, core, NANGATE, random_noise(SMALL, "7:8").masks)
+        assert ratio == f"{own.cycles / cycles[heading]:.4f}"
+
+
 def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
     tiny = tmp_path / "tiny.csv"
     save_network(SMALL[-1:], tiny)
@@ -86,6 +107,11 @@ def test_lines_of_the_table_add_up_to_its_last(tmp_path: Path) -> None:
     busy = sum(float(row["utilisation"]) * int(row["cycles"]) for row in rows)
     assert float(total["utilisation"]) * int(total["cycles"]) == pytest.approx(busy)
     assert 0.1 < float(total["utilisation"]) < 1
+    for name in ("seconds", "joules"):
+        assert float(total[name]) == pytest.approx(sum(float(row[name]) for row in rows))
+    for row in (*rows, total):
+        product = float(row["seconds"]) * float(row["joules"])
+        assert float(row["energy_delay_joule_seconds"]) == pytest.approx(product)
 
 
 def test_measured_masks_say_how_many_images_there_are(tmp_path: Path, measured: Path) -> None:

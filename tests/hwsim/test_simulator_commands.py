@@ -17,9 +17,9 @@ from hwsim.command_line import app
 from hwsim.counters import Counters
 from hwsim.hardware import load_hardware
 from hwsim.layers import load_network, save_network
-from hwsim.masks import random_mask, save_masks
+from hwsim.masks import Pattern, random_mask, save_masks
 from hwsim.simulate import simulate_network
-from hwsim.sweep import PATTERNS, RATIOS, random_noise
+from hwsim.sweep import PATTERNS, RATIOS, can_run, random_noise
 from hwsim.technology import load_technology
 
 SMALL = load_network("small_resnet")
@@ -170,11 +170,24 @@ def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, me
     ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
     patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]
     assert found == [*ratios, *patterns, ("80%", "unstructured", "measured")]
+    for row in rows:
+        assert float(row["noisy_share"]) == pytest.approx(1 - float(row["density"]), abs=1e-3)
     dense = simulate_network(SMALL, load_hardware("unstructured"), NANGATE)
     for row in rows[:-1]:
         assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
     for suffix in ("png", "pdf", "svg"):
         assert (out / f"sweep.{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("pattern", "structured"), [(None, False), ("7:8", True), ("2:4", True), ("1:3", False), ("8:16", False)]
+)
+def test_a_core_for_groups_of_eight_runs_patterns_of_their_divisors(
+    pattern: str | None, structured: bool
+) -> None:
+    parsed = None if pattern is None else Pattern.parse(pattern)
+    assert can_run(load_hardware("structured"), parsed) == structured
+    assert can_run(load_hardware("unstructured"), parsed)
 
 
 def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:

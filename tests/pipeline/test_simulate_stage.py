@@ -137,6 +137,15 @@ def test_random_masks_have_as_much_noise(store: Store, planned: Plan) -> None:
     assert of["measured"] == pytest.approx(of["random"])
 
 
+def test_every_image_has_random_masks_of_its_own(store: Store, planned: Plan) -> None:
+    """The unstructured core tells them apart."""
+    rows = read_json(entry_of(store, planned, "simulate").path / SIMULATION)["rows"]
+    [deviation] = [
+        row["cycles_deviation"] for row in rows if (row["core"], row["masks"]) == ("unstructured", "random")
+    ]
+    assert deviation > 0
+
+
 def test_where_the_cycles_went_adds_up(store: Store, planned: Plan) -> None:
     path = entry_of(store, planned, "simulate").path
     table = polars.read_csv(path / "layers.csv")

@@ -18,6 +18,7 @@ from hwsim.counters import Counters
 from hwsim.hardware import load_hardware
 from hwsim.layers import load_network, save_network
 from hwsim.masks import Pattern, random_mask, save_masks
+from hwsim.results import utilisation
 from hwsim.simulate import simulate_network
 from hwsim.sweep import PATTERNS, RATIOS, can_run, random_noise
 from hwsim.technology import load_technology
@@ -58,6 +59,34 @@ def test_run_writes_what_simulate_network_says(tmp_path: Path) -> None:
     )
     assert json.loads(path.read_text()) == expected.as_dict()
     assert all(layer.name in said for layer in SMALL)
+
+
+def test_printed_figures_are_those_of_the_results() -> None:
+    """Layers, the whole and the energy by part, each beside dense."""
+    said = successful("run", "--model", "small_resnet", "--ratio", 0.75)
+    core = load_hardware("unstructured")
+    dense = simulate_network(SMALL, core, NANGATE)
+    own = simulate_network(SMALL, core, NANGATE, random_noise(SMALL, 0.75).masks)
+    for one in own.layers:
+        density, cycles, used, energy, unit = numbers_after(said, f"{one.layer.name} ")
+        assert (density, cycles) == ("25.0%", f"{one.counters.cycles:,}")
+        assert used == f"{utilisation(one.counters, core):.1%}"
+        joules = float(energy) * {"nJ": 1e-9, "uJ": 1e-6}[unit]
+        assert joules == pytest.approx(sum(one.energy_pj.values()) * 1e-12, rel=1e-3)
+    for heading, name in (
+        ("cycles", "cycles"),
+        ("time", "seconds"),
+        ("energy x time", "energy_delay_joule_seconds"),
+    ):
+        ratio = f"{own.summary()[name] / dense.summary()[name]:.4f}"
+        lines = [line for line in said.splitlines() if line.strip().startswith(heading)]
+        assert ratio in [line.split()[-1] for line in lines]
+    for part, value in own.energy_pj.items():
+        first, second, ratio = numbers_after(said, part)
+        assert first == f"{value / sum(own.energy_pj.values()):.1%}"
+        assert second == f"{dense.energy_pj[part] / sum(dense.energy_pj.values()):.1%}"
+        beside = dense.energy_pj[part]
+        assert ratio == (f"{value / beside:.4f}" if beside else "-")
 
 
 def test_a_pattern_runs_on_the_core_for_patterns(tmp_path: Path) -> None:

@@ -274,6 +274,16 @@ def test_compare_shows_the_ratio_of_two_results(tmp_path: Path) -> None:
     assert numbers_after(said, "area_mm2")[-1] == "1.0000"
 
 
+def test_compare_shows_what_only_one_of_them_does(tmp_path: Path) -> None:
+    for name, options in (("dense", []), ("noisy", ["--ratio", 0.9])):
+        successful("run", "--model", "small_resnet", *options, "--json", tmp_path / f"{name}.json")
+    said = successful("compare", tmp_path / "dense.json", tmp_path / "noisy.json")
+    first, second, ratio = numbers_after(said, "count: multiplications_4x16")
+    assert (first, ratio) == ("0", "-")
+    assert float(second) > 0
+    assert "dram" not in said  # nothing in either
+
+
 # --- mistakes --------------------------------------------------------------------------------------------
 
 

@@ -135,6 +135,8 @@ def test_random_masks_have_as_much_noise(store: Store, planned: Plan) -> None:
     rows = read_json(entry_of(store, planned, "simulate").path / SIMULATION)["rows"]
     of = {origin: [r["density"] for r in rows if r["masks"] == origin] for origin in ("measured", "random")}
     assert of["measured"] == pytest.approx(of["random"])
+    for row in rows:
+        assert row["noisy_share"] == pytest.approx(1 - row["density"], abs=0.01)
 
 
 def test_every_image_has_random_masks_of_its_own(store: Store, planned: Plan) -> None:

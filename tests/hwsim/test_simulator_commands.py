@@ -282,6 +282,7 @@ def test_compare_shows_what_only_one_of_them_does(tmp_path: Path) -> None:
     assert (first, ratio) == ("0", "-")
     assert float(second) > 0
     assert "dram" not in said  # nothing in either
+    assert "count: cycles" not in said  # a figure already
 
 
 # --- mistakes --------------------------------------------------------------------------------------------

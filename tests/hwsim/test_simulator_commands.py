@@ -208,6 +208,20 @@ def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, me
         assert (out / f"sweep.{suffix}").stat().st_size > 1000
 
 
+def test_sweep_heeds_its_options(tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.csv"
+    save_network(SMALL[-1:], tiny)
+    options = ["--seed", 3, "--dram", 4, "--images", 2, "--technology", "horowitz45", "--out", tmp_path]
+    successful("sweep", "--model", tiny, *options)
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    core = load_hardware("unstructured").model_copy(update={"dram_bytes_per_cycle": 4})
+    masks = random_noise(SMALL[-1:], 0.5, seed=3, images=2).masks
+    own = simulate_network(SMALL[-1:], core, load_technology("horowitz45"), masks, images=2)
+    [row] = [row for row in rows if row["noise"] == "50%"]
+    assert (row["network"], row["images"], row["technology"]) == ("tiny", "2", "horowitz45")
+    assert (int(row["cycles"]), float(row["joules"])) == (own.cycles, own.joules)
+
+
 @pytest.mark.parametrize(
     ("pattern", "structured"), [(None, False), ("7:8", True), ("2:4", True), ("1:3", False), ("8:16", False)]
 )

@@ -1,5 +1,6 @@
 """`python -m hwsim`: simulate, sweep, explain, compare."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hwsim import figures, tables
@@ -17,7 +18,7 @@ from hwsim.compare import differences, load_result
 from hwsim.errors import InputError, unknown_choice
 from hwsim.hardware import Hardware, load_hardware
 from hwsim.layers import Layer, load_network
-from hwsim.masks import Pattern, load_masks
+from hwsim.masks import load_masks
 from hwsim.results import write_rows
 from hwsim.simulate import Engine, simulate_layer, simulate_network
 from hwsim.sram import CACTI45, Cell, Ports, SramPoint
@@ -52,6 +53,17 @@ Dram = Annotated[
 ]
 
 
+WIDTH = 160
+"""Columns of tables that are written to a file or a pipe."""
+
+
+def show(*parts: RenderableType) -> None:
+    """Tables and lines of results on standard output, complete in a file too."""
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
+    for part in parts:
+        console.print(part)
+
+
 def say(line: str) -> None:
     """One line for the user; standard error, so that standard output stays for results."""
     print(line, file=sys.stderr, flush=True)
@@ -67,6 +79,9 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except OSError as error:
         say(f"error: {f'{str(error.filename)!r}: ' if error.filename else ''}{error.strerror or error}")
+        raise typer.Exit(2) from None
+    except MemoryError:
+        say("error: there is not enough memory; expected smaller layers or fewer images")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say("interrupted")
@@ -88,7 +103,10 @@ def run(
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a line for each layer to this file.")] = None,
 ) -> None:
-    """Simulate a network, with noise and dense beside it; without noise only dense."""
+    """Simulate a network, with noise and dense beside it; without noise only dense.
+
+    Dense runs on the same design, or, beside one for patterns, on `unstructured`, as in the paper.
+    """
     with user_errors():
         layers = load_network(model)
         core = _core(hardware, pattern, dram)
@@ -96,7 +114,9 @@ def run(
         noise = _noise(layers, ratio, pattern, masks, images, seed)
         number = images if noise is None else noise.images
         name = Path(model).stem
-        dense_core = core if noise is None else _core(hardware, None, dram)
+        dense_core = core
+        if noise is not None and core.selection == "groups":
+            dense_core = _core(None, None, core.dram_bytes_per_cycle)
         dense = simulate_network(layers, dense_core, costs, images=number, network=name)
         result = dense
         if noise is not None or engine != "fast":
@@ -110,11 +130,7 @@ def run(
                 noise="dense" if noise is None else noise.label,
                 engine=_engine(engine),
             )
-        console = Console()
-        console.print(tables.layers(result))
-        console.print(tables.figures(result, dense))
-        for line in tables.remarks(result):
-            console.print(line)
+        show(tables.layers(result), tables.figures(result, dense), *tables.remarks(result, costs))
         if json is not None:
             result.save_json(json)
         if csv is not None:
@@ -164,7 +180,7 @@ def sweep(
         write_rows(out / "sweep.csv", rows)
         for suffix in ("png", "pdf", "svg"):
             figures.save(figures.noise_sweep(rows), out / f"sweep.{suffix}")
-        Console().print(tables.points(points))
+        show(tables.points(points))
         say(f"written: {out}/sweep.csv, sweep.png, sweep.pdf, sweep.svg")
 
 
@@ -191,6 +207,7 @@ def explain(
     hardware: Core = None,
     images: Images = 1,
     seed: Seed = 0,
+    dram: Dram = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Draw when each part works on the layer (.png, .pdf, .svg).")
     ] = None,
@@ -198,13 +215,18 @@ def explain(
     """Where the cycles went: what vector units did or waited for, adding up to all cycles."""
     with user_errors():
         layers = load_network(model)
-        core = _core(hardware, pattern, None)
+        core = _core(hardware, pattern, dram)
+        if timeline is not None:
+            if layer is None:
+                raise InputError("--timeline draws one layer; expected --layer too")
+            figures.check_format(timeline)
+        if layer is not None and dram is not None:
+            raise InputError(
+                "--dram is shared by all layers; expected no --layer, which has its data in place"
+            )
         noise = _noise(layers, ratio, pattern, masks, images, seed)
         number = images if noise is None else noise.images
-        console = Console()
         if layer is None:
-            if timeline is not None:
-                raise InputError("--timeline draws one layer; expected --layer too")
             result = simulate_network(
                 layers,
                 core,
@@ -212,15 +234,14 @@ def explain(
                 None if noise is None else noise.masks,
                 images=number,
             )
-            console.print(tables.causes_by_layer(result))
-            console.print(tables.causes(result.counters, core))
+            show(tables.causes_by_layer(result), tables.causes(result.counters, core))
             return
         names = [one.name for one in layers]
         if layer not in names:
             raise unknown_choice("layer", layer, names)
         chosen = layers[names.index(layer)]
         trace = simulate_layer(chosen, core, None if noise is None else noise.masks[layer], images=number)
-        console.print(tables.causes(trace.counters, core))
+        show(tables.causes(trace.counters, core))
         if timeline is not None:
             label = "dense" if noise is None else noise.label
             figures.save(figures.timeline(trace, f"{layer}, {label}, {core.name} core"), timeline)
@@ -234,7 +255,7 @@ def compare(
     """Two saved results, figure by figure."""
     with user_errors():
         one, other = load_result(first), load_result(second)
-        Console().print(tables.comparison(differences(one, other), first.name, second.name))
+        show(tables.comparison(differences(one, other), first.name, second.name))
 
 
 @app.command()
@@ -302,8 +323,8 @@ def _measured(layers: tuple[Layer, ...], path: Path) -> Noise:
     saved = load_masks(path, layers)
     return Noise(
         label=saved.about.get("noise", path.stem),
-        pattern=Pattern.parse(saved.about["pattern"]) if "pattern" in saved.about else None,
-        share=float(saved.about.get("noisy_share", "nan")),
+        pattern=saved.pattern,
+        share=saved.noisy_share,
         masks=saved.masks,
         images=saved.images,
         origin="measured",
@@ -322,4 +343,5 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        disable=not sys.stderr.isatty(),
     )

@@ -17,6 +17,10 @@ FIGURES = (
     "area_mm2",
     "utilisation",
 )
+"""Of the network; the keys of `NetworkResult.summary`."""
+
+KINDS = {"energy_pj": "energy, pJ", "area_um2": "area, um2", "counters": "count"}
+"""What is there by part, and how a line of it begins."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,24 @@ def load_result(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     total = content.get("total") if isinstance(content, dict) else None
-    if not isinstance(total, dict) or not {*FIGURES, "energy_pj", "area_um2", "counters"} <= total.keys():
+    if (
+        not isinstance(total, dict)
+        or not all(isinstance(total.get(name), (int, float)) for name in FIGURES)
+        or not all(_is_numbers(total.get(kind)) for kind in KINDS)
+    ):
         raise InputError(f"{path}: not a result of a simulation; expected one written by run --json")
     return content
+
+
+def _is_numbers(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(value, (int, float)) for value in content.values())
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
     """Figures first, then energy and area by part, then all counts."""
     one, other = first["total"], second["total"]
     rows = [Difference(name, one[name], other[name]) for name in FIGURES]
-    for kind, label in (("energy_pj", "energy, pJ"), ("area_um2", "area, um2"), ("counters", "count")):
+    for kind, label in KINDS.items():
         names = [name for name in one[kind] if name in other[kind] and name != "cycles"]
         rows += [Difference(f"{label}: {name}", one[kind][name], other[kind][name]) for name in names]
     return rows

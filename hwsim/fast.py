@@ -173,6 +173,7 @@ def _issue_cycles(items: Counts, run_ahead: int) -> Counts:
     and every unit is done with position t - run_ahead.
     """
     tiles, blocks, positions, units = items.shape
+    run_ahead = min(run_ahead, positions)
     done = np.zeros((tiles, blocks, units), dtype=np.int64)
     all_done = np.zeros((positions + run_ahead, tiles, blocks, 1), dtype=np.int64)
     for t in range(positions):

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from hwsim.counters import LayerTrace
+from hwsim.errors import InputError
 from hwsim.sweep import FIGURES
 
 COLORS = {"projection": "#0072b2", "approximate": "#e69f00", "precise": "#444444"}
 STYLES = {"random": "-", "measured": "--"}
 MARKERS = "so^vD"
+DATES = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Formats of pictures, and what would make the bytes of two equal ones differ."""
 
 
 def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -95,7 +98,13 @@ def timeline(trace: LayerTrace, title: str) -> Figure:
     return figure
 
 
+def check_format(path: Path) -> None:
+    """Raise `InputError` unless a picture can be saved under this name."""
+    if path.suffix not in DATES:
+        raise InputError(f"{str(path)!r} is no name of a picture; expected the ending {', '.join(DATES)}")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a picture whose bytes depend on its content alone; the ending says the format."""
-    dates = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, dpi=150, metadata=dates.get(path.suffix))
+    check_format(path)
+    figure.savefig(path, dpi=150, metadata=DATES[path.suffix])

@@ -45,7 +45,7 @@ class Hardware(BaseModel):
         description="essential neurons by a threshold (any mask), or as many of each group of channels (N:M)",
     )
     group_channels: Count = Field(default=8, description="M: channels of a group; read for groups only")
-    clock_mhz: Annotated[float, Field(gt=0, le=100_000)] = 500.0
+    clock_mhz: Annotated[float, Field(gt=0, le=100_000, strict=True)] = 500.0
     weight_sram_kib_per_unit: Count = 64
     activation_sram_kib: Count = 512
     dram_bytes_per_cycle: Count | None = Field(

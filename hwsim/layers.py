@@ -10,6 +10,9 @@ from hwsim.errors import InputError, unknown_choice
 NETWORKS = Path(__file__).parent / "networks"
 """Tables of networks that come with the simulator; `.csv` files, one line for each layer."""
 
+LARGEST = 10**6
+"""Largest count of a layer; products of larger ones would be no size of an array."""
+
 PROJECTION_RATIO = 4
 """Inputs of a layer for each row of its random projection (paper section 3.1: a rank of a quarter)."""
 
@@ -18,7 +21,7 @@ PROJECTION_RATIO = 4
 class Layer:
     """A convolution; a linear layer is one with a 1 x 1 kernel on a 1 x 1 map.
 
-    All numbers are counts of at least 1; anything else is an `InputError`.
+    All numbers are counts from 1 to `LARGEST`, the rank apart; anything else is an `InputError`.
     """
 
     name: str
@@ -37,10 +40,10 @@ class Layer:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = {"name": "", "rank": 0}.get(field.name, 1)
-            if isinstance(least, int) and value < least:
+            least, most = {"rank": (0, LARGEST**2)}.get(field.name, (1, LARGEST))
+            if field.name != "name" and not least <= value <= most:
                 raise InputError(
-                    f"layer {self.name!r}: {field.name} is {value}; expected a count from {least} on"
+                    f"layer {self.name!r}: {field.name} is {value}; expected a count from {least} to {most}"
                 )
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:

@@ -120,7 +120,21 @@ class MaskFile:
 
     images: int
     about: Mapping[str, str]
+    """What they are of; "noise", "pattern" and "noisy_share" are read back, if they are there."""
     masks: Mapping[str, Mask]
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern that the masks follow, if any."""
+        return Pattern.parse(self.about["pattern"]) if "pattern" in self.about else None
+
+    @property
+    def noisy_share(self) -> float:
+        """Share of the neurons that get noise as configured, or where that is not said, as counted."""
+        if "noisy_share" in self.about:
+            return float(self.about["noisy_share"])
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        return 1 - kept / sum(mask.size for mask in self.masks.values())
 
 
 def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
@@ -154,7 +168,14 @@ def load_masks(path: Path, layers: Sequence[Layer]) -> MaskFile:
                 f"{expected} for {images} images, {layer.positions} positions, {layer.out_channels} channels"
             )
         masks[layer.name] = unpack(bits, layer.out_channels)
-    return MaskFile(images, about, masks)
+    found = MaskFile(images, about, masks)
+    try:
+        _ = found.pattern
+        if not 0 <= found.noisy_share <= 1:
+            raise InputError(f"noisy_share {found.noisy_share!r} is outside [0, 1]")
+    except ValueError as error:  # an `InputError` is one too
+        raise InputError(f"{path}: {error}") from None
+    return found
 
 
 def _header(path: Path, text: str) -> tuple[int, dict[str, str]]:
@@ -163,7 +184,8 @@ def _header(path: Path, text: str) -> tuple[int, dict[str, str]]:
         images, about = header["images"], header["about"]
     except (ValueError, KeyError, TypeError):
         images, about = None, None
-    if type(images) is not int or images < 1 or not isinstance(about, dict):
+    texts = isinstance(about, dict) and all(isinstance(text, str) for text in about.values())
+    if type(images) is not int or images < 1 or not texts:
         raise InputError(f"{path}: not a file of masks; expected metadata {FORMAT!r} with their images")
     return images, about
 

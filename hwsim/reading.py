@@ -72,7 +72,7 @@ def _line(problem: ErrorDetails, model: type[BaseModel]) -> str:
             key = str(context["discriminator"]).strip("'")
             return f"{where}.{key}: expected {context['expected_tags']}, found {context['tag']!r}"
         case "value_error":
-            return f"{where}: {context['error']}"
+            return f"{where}: {context['error']}" if where else str(context["error"])
         case "model_type" | "dict_type":
             return f"{where}: expected a section with keys, found {found}"
         case _:

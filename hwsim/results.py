@@ -133,7 +133,7 @@ class NetworkResult:
                     "name": one.layer.name,
                     "start_cycle": one.start_cycle,
                     "density": one.density,
-                    "utilisation": utilisation(one.counters, self.hardware),
+                    **self._figures(one.counters, one.energy_pj),
                     "counters": asdict(one.counters),
                     "energy_pj": dict(one.energy_pj),
                 }
@@ -147,9 +147,26 @@ class NetworkResult:
 
     def save_csv(self, path: Path) -> None:
         """Write one line for each layer, and one for the total; energies have the ending "pj"."""
-        rows = [_row(one.layer.name, one.density, one.counters, one.energy_pj) for one in self.layers]
-        rows.append(_row("total", self.density, self.counters, self.energy_pj))
-        write_rows(path, rows)
+        lines = [(one.layer.name, one.density, one.counters, one.energy_pj) for one in self.layers]
+        lines.append(("total", self.density, self.counters, self.energy_pj))
+        write_rows(path, [self._row(*line) for line in lines])
+
+    def _row(
+        self, name: str, density: float, counters: Counters, energy: Mapping[str, float]
+    ) -> dict[str, Any]:
+        parts = {f"{part.replace(' ', '_')}_pj": value for part, value in energy.items()}
+        figures = self._figures(counters, energy)
+        return {"layer": name, "density": density} | figures | asdict(counters) | parts
+
+    def _figures(self, counters: Counters, energy: Mapping[str, float]) -> dict[str, float]:
+        """What a layer's counts amount to, or the sum of all."""
+        seconds, joules = counters.cycles / self.hardware.clock_hz, sum(energy.values()) * 1e-12
+        return {
+            "utilisation": utilisation(counters, self.hardware),
+            "seconds": seconds,
+            "joules": joules,
+            "energy_delay_joule_seconds": seconds * joules,
+        }
 
     @property
     def density(self) -> float:
@@ -171,8 +188,3 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _row(name: str, density: float, counters: Counters, energy: Mapping[str, float]) -> dict[str, Any]:
-    parts = {f"{part.replace(' ', '_')}_pj": value for part, value in energy.items()}
-    return {"layer": name, "density": density} | asdict(counters) | parts

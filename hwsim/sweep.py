@@ -82,6 +82,8 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
 
     Equal seeds give equal masks, whatever else was drawn before.
     """
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected a whole number from 0 on")
     rng = np.random.default_rng(seed)
     pattern = None
     if isinstance(amount, str):
@@ -131,37 +133,6 @@ def can_run(core: Hardware, pattern: Pattern | None) -> bool:
     return pattern is not None and core.group_channels % pattern.group == 0
 
 
-def compare_with_dense(
-    network: str,
-    layers: Sequence[Layer],
-    noise: Noise,
-    cores: Sequence[Hardware],
-    technology: Technology,
-    dense: Mapping[int, NetworkResult],
-) -> list[Point]:
-    """One amount of noise on each of the cores that can run it.
-
-    Args:
-        network: what the results are called.
-        layers: of the network.
-        noise: and its masks.
-        cores: those that cannot (`can_run`) are left out.
-        technology: what things cost.
-        dense: the dense network by the number of images (`simulate_dense`).
-    """
-    return [
-        Point(
-            result=simulate_network(
-                layers, core, technology, noise.masks, images=noise.images, network=network, noise=noise.label
-            ),
-            dense=dense[noise.images],
-            noise=noise,
-        )
-        for core in cores
-        if can_run(core, noise.pattern)
-    ]
-
-
 def sweep(
     network: str,
     layers: Sequence[Layer],
@@ -190,6 +161,17 @@ def sweep(
             dense[noise.images] = simulate_network(
                 layers, cores[0], technology, images=noise.images, network=network
             )
-        points += compare_with_dense(network, layers, noise, cores, technology, dense)
+        for core in cores:
+            if can_run(core, noise.pattern):
+                result = simulate_network(
+                    layers,
+                    core,
+                    technology,
+                    noise.masks,
+                    images=noise.images,
+                    network=network,
+                    noise=noise.label,
+                )
+                points.append(Point(result=result, dense=dense[noise.images], noise=noise))
     progress(len(noises), len(noises))
     return points

@@ -6,12 +6,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hwsim.compare import Difference
+from hwsim.costs import activation_memory, weight_memory
 from hwsim.counters import Counters
 from hwsim.explain import shares
 from hwsim.hardware import Hardware
 from hwsim.memory import weight_bytes
 from hwsim.results import NetworkResult, utilisation
 from hwsim.sweep import FIGURES, Point
+from hwsim.technology import Technology
 
 SCALES = (
     (1e-12, "p"),
@@ -82,20 +84,29 @@ def figures(result: NetworkResult, dense: NetworkResult) -> Table:
     return table
 
 
-def remarks(result: NetworkResult) -> list[str]:
+def remarks(result: NetworkResult, technology: Technology) -> list[str]:
     """What a reader of the figures should know."""
     core = result.hardware
-    if core.dram_bytes_per_cycle is not None:
-        return []
+    found = []
     needed = sum(weight_bytes(one.layer, result.noise != "dense") for one in result.layers)
     capacity = core.weight_bytes_per_unit * core.vector_units
-    if needed <= capacity:
-        return []
-    return [
-        f"The weights take {needed / 2**20:.1f} MiB, the weight memories hold {capacity / 2**20:.1f} MiB: "
-        "all data are taken to be in place, as in the paper's hierarchy. --dram BYTES counts what moving "
-        "them takes."
-    ]
+    if core.dram_bytes_per_cycle is None and needed > capacity:
+        found.append(
+            f"The weights take {needed / 2**20:.1f} MiB, the weight memories hold {capacity / 2**20:.1f} "
+            "MiB: all data are taken to be in place, as in the paper's hierarchy. --dram BYTES counts what "
+            "moving them takes."
+        )
+    period = 1e9 / core.clock_hz
+    for name, memory in (
+        ("weight", weight_memory(core, technology)),
+        ("activation", activation_memory(core, technology)),
+    ):
+        if memory.access_ns > period:
+            found.append(
+                f"A read of the {name} memory takes {memory.access_ns:.2f} ns, a cycle at {core.clock_mhz:g} "
+                f"MHz {period:.2f} ns: it would need more than one, which is not counted."
+            )
+    return found
 
 
 def points(found: Sequence[Point]) -> Table:

@@ -92,7 +92,7 @@ def test_run_ahead_of_a_tile_sums_before_the_maximum_and_lockstep_after() -> Non
             free += max(int(unit.sum()) for unit in units)
             lockstep += int(np.max(units, axis=0).sum())
         differ += free < lockstep
-        for window, expected in ((hardware.positions_per_tile, free), (1, lockstep)):
+        for window, expected in ((hardware.positions_per_tile, free), (10**12, free), (1, lockstep)):
             machine = hardware.model_copy(update={"run_ahead_positions": window})
             assert run(layer, machine, mask).precise_cycles == expected
     assert differ > CASES / 10

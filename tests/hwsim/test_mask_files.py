@@ -202,6 +202,8 @@ def test_files_of_other_networks(tmp_path: Path) -> None:
         {FORMAT: '{"images": "two", "about": {}}'},
         {FORMAT: '{"images": 0, "about": {}}'},
         {FORMAT: "[1]"},
+        {FORMAT: '{"images": 1, "about": {"pattern": [1]}}'},
+        {FORMAT: '{"images": 1, "about": {"noise": null}}'},
     ],
 )
 def test_other_files_of_tensors(tmp_path: Path, metadata: dict[str, str] | None) -> None:
@@ -209,6 +211,34 @@ def test_other_files_of_tensors(tmp_path: Path, metadata: dict[str, str] | None)
     save_file({"conv": np.zeros((35, 3), dtype=np.uint8)}, path, metadata)
     with pytest.raises(InputError, match=f"not a file of masks; expected metadata '{FORMAT}'"):
         load_masks(path, [LAYER])
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ('{"noisy_share": "half"}', "masks.safetensors: could not convert string to float: 'half'"),
+        ('{"noisy_share": "nan"}', "masks.safetensors: noisy_share nan is outside"),
+        ('{"pattern": "9:8"}', "masks.safetensors: pattern '9:8' asks for noise in 9 of 8 neurons"),
+    ],
+)
+def test_what_masks_say_of_themselves_is_checked(tmp_path: Path, about: str, expected: str) -> None:
+    path = tmp_path / "masks.safetensors"
+    bits = np.zeros((35, 3), dtype=np.uint8)
+    save_file({"conv": bits}, path, {FORMAT: f'{{"images": 1, "about": {about}}}'})
+    with pytest.raises(InputError, match=expected):
+        load_masks(path, [LAYER])
+
+
+def test_an_unsaid_share_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "masks.safetensors"
+    mask = np.zeros((35, LAYER.out_channels), dtype=np.bool_)
+    mask[:7] = True
+    save_masks(path, {"conv": mask}, images=1, about={})
+    found = load_masks(path, [LAYER])
+    assert (found.pattern, found.noisy_share) == (None, 0.8)
+    save_masks(path, {"conv": mask}, images=1, about={"noisy_share": "0.75", "pattern": "6:8"})
+    found = load_masks(path, [LAYER])
+    assert (found.pattern, found.noisy_share) == (Pattern(6, 8), 0.75)
 
 
 def test_masks_of_another_type(tmp_path: Path) -> None:

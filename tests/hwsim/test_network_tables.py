@@ -46,10 +46,11 @@ def test_a_layer_may_have_a_rank_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"in_channels": 0}, "layer 'conv': in_channels is 0; expected a count from 1 on"),
-        ({"out_width": -3}, "layer 'conv': out_width is -3; expected a count from 1 on"),
-        ({"groups": 0}, "layer 'conv': groups is 0; expected a count from 1 on"),
-        ({"rank": -1}, "layer 'conv': rank is -1; expected a count from 0 on"),
+        ({"in_channels": 0}, "layer 'conv': in_channels is 0; expected a count from 1 to 1000000"),
+        ({"out_width": -3}, "layer 'conv': out_width is -3; expected a count from 1 to 1000000"),
+        ({"groups": 0}, "layer 'conv': groups is 0; expected a count from 1 to 1000000"),
+        ({"rank": -1}, "layer 'conv': rank is -1; expected a count from 0 to 10{12}"),
+        ({"out_width": 10**23}, "layer 'conv': out_width is 10{23}; expected a count from 1 to 1000000"),
         ({"groups": 4}, "layer 'conv': in_channels 6 does not divide into 4 groups"),
         ({"groups": 3}, "layer 'conv': out_channels 8 does not divide into 3 groups"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ from hwsim.command_line import app
 from hwsim.counters import Counters
 from hwsim.hardware import load_hardware
 from hwsim.layers import load_network, save_network
-from hwsim.masks import random_mask, save_masks
+from hwsim.masks import Pattern, random_mask, save_masks
+from hwsim.results import utilisation
 from hwsim.simulate import simulate_network
-from hwsim.sweep import PATTERNS, RATIOS, random_noise
+from hwsim.sweep import PATTERNS, RATIOS, can_run, random_noise
 from hwsim.technology import load_technology
 
 SMALL = load_network("small_resnet")
@@ -59,10 +61,59 @@ def test_run_writes_what_simulate_network_says(tmp_path: Path) -> None:
     assert all(layer.name in said for layer in SMALL)
 
 
+def test_printed_figures_are_those_of_the_results() -> None:
+    """Layers, the whole and the energy by part, each beside dense."""
+    said = successful("run", "--model", "small_resnet", "--ratio", 0.75)
+    core = load_hardware("unstructured")
+    dense = simulate_network(SMALL, core, NANGATE)
+    own = simulate_network(SMALL, core, NANGATE, random_noise(SMALL, 0.75).masks)
+    for one in own.layers:
+        density, cycles, used, energy, unit = numbers_after(said, f"{one.layer.name} ")
+        assert (density, cycles) == ("25.0%", f"{one.counters.cycles:,}")
+        assert used == f"{utilisation(one.counters, core):.1%}"
+        joules = float(energy) * {"nJ": 1e-9, "uJ": 1e-6}[unit]
+        assert joules == pytest.approx(sum(one.energy_pj.values()) * 1e-12, rel=1e-3)
+    for heading, name in (
+        ("cycles", "cycles"),
+        ("time", "seconds"),
+        ("energy x time", "energy_delay_joule_seconds"),
+    ):
+        ratio = f"{own.summary()[name] / dense.summary()[name]:.4f}"
+        lines = [line for line in said.splitlines() if line.strip().startswith(heading)]
+        assert ratio in [line.split()[-1] for line in lines]
+    for part, value in own.energy_pj.items():
+        first, second, ratio = numbers_after(said, part)
+        assert first == f"{value / sum(own.energy_pj.values()):.1%}"
+        assert second == f"{dense.energy_pj[part] / sum(dense.energy_pj.values()):.1%}"
+        beside = dense.energy_pj[part]
+        assert ratio == (f"{value / beside:.4f}" if beside else "-")
+
+
 def test_a_pattern_runs_on_the_core_for_patterns(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     successful("run", "--model", "small_resnet", "--pattern", "7:8", "--json", path)
     assert json.loads(path.read_text())["hardware"]["name"] == "structured"
+
+
+def test_dense_runs_on_the_same_design_or_beside_one_for_patterns_on_the_unstructured(tmp_path: Path) -> None:
+    lines = "vector_units: 4\nlanes: 16\n"
+    mine = written(tmp_path, "mine.yaml", "name: mine\ndram_bytes_per_cycle: 2\n" + lines)
+    groups = written(tmp_path, "groups.yaml", "name: mine\nselection: groups\n" + lines)
+    cycles = {
+        core.name: simulate_network(SMALL, core, NANGATE).cycles
+        for core in (load_hardware(mine), load_hardware("unstructured"))
+    }
+    for options, heading in (
+        (["--hardware", mine], "mine"),
+        (["--hardware", groups], "unstructured"),
+        ([], "unstructured"),
+    ):
+        said = successful("run", "--model", "small_resnet", "--pattern", "7:8", *options)
+        assert f"dense, {heading} core" in said
+        [ratio] = [line.split()[-1] for line in said.splitlines() if line.split()[:1] == ["time"]]
+        core = load_hardware(options[1] if options else "structured")
+        own = simulate_network(SMALL, core, NANGATE, random_noise(SMALL, "7:8").masks)
+        assert ratio == f"{own.cycles / cycles[heading]:.4f}"
 
 
 def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
@@ -82,6 +133,14 @@ def test_lines_of_the_table_add_up_to_its_last(tmp_path: Path) -> None:
     assert total["layer"] == "total"
     for name in Counters().__dict__:
         assert sum(int(row[name]) for row in rows) == int(total[name])
+    busy = sum(float(row["utilisation"]) * int(row["cycles"]) for row in rows)
+    assert float(total["utilisation"]) * int(total["cycles"]) == pytest.approx(busy)
+    assert 0.1 < float(total["utilisation"]) < 1
+    for name in ("seconds", "joules"):
+        assert float(total[name]) == pytest.approx(sum(float(row[name]) for row in rows))
+    for row in (*rows, total):
+        product = float(row["seconds"]) * float(row["joules"])
+        assert float(row["energy_delay_joule_seconds"]) == pytest.approx(product)
 
 
 def test_measured_masks_say_how_many_images_there_are(tmp_path: Path, measured: Path) -> None:
@@ -101,6 +160,34 @@ def test_weights_that_do_not_fit_are_remarked_unless_they_are_moved() -> None:
     assert remark not in successful("run", "--model", "small_resnet")
 
 
+def test_a_clock_that_a_memory_cannot_follow_is_remarked(tmp_path: Path) -> None:
+    """At 45 nm and 500 MHz both memories of the shipped designs answer within a cycle."""
+    for core in ("unstructured", "structured"):
+        assert "would need more than one" not in successful(
+            "run", "--model", "small_resnet", "--hardware", core
+        )
+    for clock, memories in ((600, ["activation"]), (1000, ["weight", "activation"])):
+        text = f"name: mine\nvector_units: 16\nlanes: 16\nclock_mhz: {clock}\n"
+        core_file = written(tmp_path, f"{clock}.yaml", text)
+        said = successful("run", "--model", "small_resnet", "--hardware", core_file)
+        assert [
+            name for name in ("weight", "activation") if f"A read of the {name} memory" in said
+        ] == memories
+
+
+def test_output_into_a_file_is_complete(tmp_path: Path) -> None:
+    """As wide as it needs to be, whatever terminal there is not."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    for command in (["sweep", "--out", str(tmp_path)], ["explain", "--ratio", "0.9"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hwsim", *command, "--model", "small_resnet"],
+            capture_output=True, text=True, timeout=60, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0
+        assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
+        assert len(done.stderr.splitlines()) == (command[0] == "sweep")
+
+
 # --- sweep, explain, compare -----------------------------------------------------------------------------
 
 
@@ -112,11 +199,38 @@ def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, me
     ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
     patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]
     assert found == [*ratios, *patterns, ("80%", "unstructured", "measured")]
+    for row in rows:
+        assert float(row["noisy_share"]) == pytest.approx(1 - float(row["density"]), abs=1e-3)
     dense = simulate_network(SMALL, load_hardware("unstructured"), NANGATE)
     for row in rows[:-1]:
         assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
     for suffix in ("png", "pdf", "svg"):
         assert (out / f"sweep.{suffix}").stat().st_size > 1000
+
+
+def test_sweep_heeds_its_options(tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.csv"
+    save_network(SMALL[-1:], tiny)
+    options = ["--seed", 3, "--dram", 4, "--images", 2, "--technology", "horowitz45", "--out", tmp_path]
+    successful("sweep", "--model", tiny, *options)
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    core = load_hardware("unstructured").model_copy(update={"dram_bytes_per_cycle": 4})
+    masks = random_noise(SMALL[-1:], 0.5, seed=3, images=2).masks
+    own = simulate_network(SMALL[-1:], core, load_technology("horowitz45"), masks, images=2)
+    [row] = [row for row in rows if row["noise"] == "50%"]
+    assert (row["network"], row["images"], row["technology"]) == ("tiny", "2", "horowitz45")
+    assert (int(row["cycles"]), float(row["joules"])) == (own.cycles, own.joules)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "structured"), [(None, False), ("7:8", True), ("2:4", True), ("1:3", False), ("8:16", False)]
+)
+def test_a_core_for_groups_of_eight_runs_patterns_of_their_divisors(
+    pattern: str | None, structured: bool
+) -> None:
+    parsed = None if pattern is None else Pattern.parse(pattern)
+    assert can_run(load_hardware("structured"), parsed) == structured
+    assert can_run(load_hardware("unstructured"), parsed)
 
 
 def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
@@ -162,6 +276,16 @@ def test_explain_lists_all_layers() -> None:
         assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
 
 
+def test_explain_shows_waiting_for_a_memory_outside() -> None:
+    within, outside = (
+        successful("explain", "--model", "small_resnet", *options) for options in ([], ["--dram", 4])
+    )
+    assert numbers_after(within, "dram")[0] == "0"
+    core = load_hardware("unstructured").model_copy(update={"dram_bytes_per_cycle": 4})
+    waited = simulate_network(SMALL, core, NANGATE).counters.dram_stall_cycles
+    assert int(numbers_after(outside, "dram")[0].replace(",", "")) == 16 * waited > 0
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_layer_s_timeline(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"timeline.{suffix}"
@@ -175,6 +299,17 @@ def test_compare_shows_the_ratio_of_two_results(tmp_path: Path) -> None:
     said = successful("compare", tmp_path / "one.json", tmp_path / "two.json")
     assert numbers_after(said, "count: multiplications_16x16")[-1] == "2.0000"
     assert numbers_after(said, "area_mm2")[-1] == "1.0000"
+
+
+def test_compare_shows_what_only_one_of_them_does(tmp_path: Path) -> None:
+    for name, options in (("dense", []), ("noisy", ["--ratio", 0.9])):
+        successful("run", "--model", "small_resnet", *options, "--json", tmp_path / f"{name}.json")
+    said = successful("compare", tmp_path / "dense.json", tmp_path / "noisy.json")
+    first, second, ratio = numbers_after(said, "count: multiplications_4x16")
+    assert (first, ratio) == ("0", "-")
+    assert float(second) > 0
+    assert "dram" not in said  # nothing in either
+    assert "count: cycles" not in said  # a figure already
 
 
 # --- mistakes --------------------------------------------------------------------------------------------
@@ -208,6 +343,7 @@ def written(folder: Path, name: str, text: str) -> Path:
         (RUN | {"hardware": "unstructurd"}, "unknown hardware 'unstructurd'; did you mean 'unstructured'?"),
         (RUN | {"masks": "absent.safetensors"}, "'absent.safetensors' cannot be read as a file of masks"),
         (RUN | {"engine": "slow"}, "unknown engine 'slow'"),
+        (RUN | {"ratio": 0.5, "seed": -1}, "seed is -1; expected a whole number from 0 on"),
         (RUN | {"json": "absent/folder/result.json"}, "'absent/folder/result.json': No such file"),
     ],
 )
@@ -241,11 +377,20 @@ def test_a_memory_too_small_for_one_tile(tmp_path: Path) -> None:
     assert "activation_sram_kib 8 of 'mine' is too small for one tile" in result.stderr
 
 
+def result_with(changes: dict[str, Any]) -> str:
+    """A saved result with something else in its total."""
+    content = simulate_network(SMALL[:1], load_hardware("unstructured"), NANGATE).as_dict()
+    return json.dumps({"total": content["total"] | changes})
+
+
 def test_what_is_no_result_is_not_compared(tmp_path: Path) -> None:
     for name, text, expected in (
         ("text.json", "no JSON", "not JSON"),
         ("other.json", '{"total": {}}', "not a result of a simulation"),
         ("list.json", "[]", "not a result of a simulation"),
+        ("number.json", result_with({"cycles": "many"}), "not a result of a simulation"),
+        ("parts.json", result_with({"energy_pj": 3}), "not a result of a simulation"),
+        ("part.json", result_with({"area_um2": {"registers": None}}), "not a result of a simulation"),
     ):
         path = written(tmp_path, name, text)
         result = call("compare", path, path)
@@ -257,6 +402,14 @@ def test_mistakes_of_the_other_commands(measured: Path) -> None:
     for arguments, expected in (
         (("explain", "--model", "small_resnet", "--layer", "conv9"), "unknown layer 'conv9'"),
         (("explain", "--model", "small_resnet", "--timeline", "x.png"), "expected --layer too"),
+        (
+            ("explain", "--model", "small_resnet", "--layer", "conv1", "--timeline", "x.gif"),
+            "'x.gif' is no name of a picture; expected the ending .png, .svg, .pdf",
+        ),
+        (
+            ("explain", "--model", "small_resnet", "--layer", "conv1", "--dram", 4),
+            "--dram is shared by all layers; expected no --layer",
+        ),
         (
             ("sweep", "--model", "small_resnet", "--model", "resnet18", "--masks", measured),
             "--masks are of one network; found 2",

@@ -135,6 +135,17 @@ def test_random_masks_have_as_much_noise(store: Store, planned: Plan) -> None:
     rows = read_json(entry_of(store, planned, "simulate").path / SIMULATION)["rows"]
     of = {origin: [r["density"] for r in rows if r["masks"] == origin] for origin in ("measured", "random")}
     assert of["measured"] == pytest.approx(of["random"])
+    for row in rows:
+        assert row["noisy_share"] == pytest.approx(1 - row["density"], abs=0.01)
+
+
+def test_every_image_has_random_masks_of_its_own(store: Store, planned: Plan) -> None:
+    """The unstructured core tells them apart."""
+    rows = read_json(entry_of(store, planned, "simulate").path / SIMULATION)["rows"]
+    [deviation] = [
+        row["cycles_deviation"] for row in rows if (row["core"], row["masks"]) == ("unstructured", "random")
+    ]
+    assert deviation > 0
 
 
 def test_where_the_cycles_went_adds_up(store: Store, planned: Plan) -> None:
@@ -192,17 +203,35 @@ def test_its_key_knows_what_a_core_is(plans: list[Plan]) -> None:
     assert config["technology_digest"] == load_technology("nangate45").digest
 
 
-def test_memory_outside_takes_time(plans: list[Plan], store: Store, tmp_path: Path) -> None:
-    [_, slow, _] = plans_of(with_simulation(dram_bytes_per_cycle=1))
-    for stage in stages_before("finetune", slow.experiment):
-        entry = entry_of(store, slow, stage)
-        target = tmp_path / stage / entry.manifest.key
+def simulated_again(changed: Plan, store: Store, folder: Path) -> Entry:
+    """The stage in a store of its own, with the networks of `store`."""
+    for stage in stages_before("finetune", changed.experiment):
+        entry = entry_of(store, changed, stage)
+        target = folder / stage / entry.manifest.key
         target.parent.mkdir(parents=True)
         target.symlink_to(entry.path)
-    rows = read_json(ensure("simulate", slow, store=Store(tmp_path)).path / SIMULATION)["rows"]
+    return ensure("simulate", changed, store=Store(folder))
+
+
+def test_memory_outside_takes_time(plans: list[Plan], store: Store, tmp_path: Path) -> None:
+    [_, slow, _] = plans_of(with_simulation(dram_bytes_per_cycle=1))
+    rows = read_json(simulated_again(slow, store, tmp_path).path / SIMULATION)["rows"]
     within = read_json(entry_of(store, plans[1], "simulate").path / SIMULATION)["rows"]
     assert rows[0]["cycles"] > within[0]["cycles"]
     assert rows[0]["joules"] > within[0]["joules"]
+
+
+def test_images_of_a_batch_are_computed_together(store: Store, tmp_path: Path) -> None:
+    [_, both, _] = plans_of(with_simulation(batch_size=2))
+    entry, layers = simulated_again(both, store, tmp_path), layers_of(store, both)
+    rows = read_json(entry.path / SIMULATION)["rows"]
+    saved = load_masks(entry.path / MASKS, layers)
+    core, technology = load_hardware("unstructured"), load_technology("nangate45")
+    result = simulate_network(layers, core, technology, saved.masks, images=2)
+    dense = simulate_network(layers, core, technology, images=2)
+    assert {row["images"] for row in rows} == {2}
+    assert rows[0]["cycles"] == result.cycles
+    assert rows[0]["seconds_over_dense"] == pytest.approx(result.cycles / dense.cycles)
 
 
 @pytest.mark.parametrize(

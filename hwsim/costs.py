@@ -54,7 +54,8 @@ def energy_pj(counters: Counters, hardware: Hardware, technology: Technology) ->
         "selection": counters.comparisons * t["compare_16_pj"],
         "registers": register_bits_written * t["register_bit_write_pj"]
         + register_bits_read * t["register_bit_read_pj"],
-        "weight memory": counters.weight_words_read * weights.read_pj + words_loaded * weights.write_pj,
+        "weight memory": (counters.weight_words_read + counters.projection_entry_words_read) * weights.read_pj
+        + words_loaded * weights.write_pj,
         "activation memory": (counters.activation_words_read + maps_sent) * activations.read_pj
         + (counters.activation_words_written + maps_loaded) * activations.write_pj,
         "leakage": leakage_mw(hardware, technology) * counters.cycles / hardware.clock_hz * 1e9,
@@ -99,7 +100,7 @@ def _instances(hardware: Hardware) -> dict[str, tuple[str, int]]:
         comparators = hardware.vector_units * hardware.group_channels * (hardware.group_channels - 1) // 2
     return {
         "multipliers": ("multiplier", elements),
-        "accumulation": ("add_32", elements),
+        "accumulation": ("add_32", 4 * elements),  # four products of 4 bits have a sum each
         "projection": ("add_4", hardware.projection_adders),
         "selection": ("compare_16", comparators),
         "registers": ("register_bit", accumulators * ACCUMULATOR_BITS + row_buffers + latches),

@@ -56,6 +56,8 @@ class Counters:
     """Projected inputs of the approximate outputs."""
     projection_words_read: int = 0
     """Inputs that are projected."""
+    projection_entry_words_read: int = 0
+    """Entries of the projection, two bits each, from the weight memories: once for each tile."""
     projected_words_written: int = 0
     output_words_written: int = 0
     """Outputs; with noise, the approximate ones first and the precise ones over them."""

@@ -26,7 +26,10 @@ def simulate_group(layer: Layer, hardware: Hardware, mask: Mask | None, images: 
     precise_lengths, precise = _precise(layer, hardware, by_unit, tiles)
     approximate_lengths, approximate = _approximate(layer, hardware, tiles)
     additions = layer.projection_nonzeros * tiles
-    projection_lengths = -(-additions // hardware.projection_adders)
+    read = ceil(layer.inputs_per_output / hardware.lanes) * tiles
+    projection_lengths = np.maximum(
+        -(-additions // hardware.projection_adders), -(-read // hardware.activation_words_per_cycle)
+    )
     passes, waits = _timeline(hardware, projection_lengths, approximate_lengths, precise_lengths)
     positions = int(tiles.sum())
     outputs = positions * layer.out_channels
@@ -42,7 +45,9 @@ def simulate_group(layer: Layer, hardware: Hardware, mask: Mask | None, images: 
             accumulations=essential * layer.inputs_per_output + outputs * layer.rank,
             projection_additions=int(additions.sum()),
             comparisons=positions * _comparisons(layer.out_channels, hardware),
-            projection_words_read=positions * ceil(layer.inputs_per_output / hardware.lanes),
+            projection_words_read=int(read.sum()),
+            projection_entry_words_read=len(tiles)
+            * ceil(layer.rank * layer.inputs_per_output / (4 * hardware.word_bytes)),
             projected_words_written=positions * words,
             output_words_written=positions * ceil(layer.out_channels / hardware.lanes)
             + _words_with_essential(mask, hardware.lanes),

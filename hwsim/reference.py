@@ -12,9 +12,10 @@ The rules, for one convolution:
    `activation_words_per_cycle` in each cycle. A step in which anything is computed takes at least
    `pipeline_depth_cycles`: the next chunk adds to the same accumulators.
 4. Approximate pass of a tile: the same over the projected inputs, for all outputs; one item covers four rows.
-5. The projection works ahead by at most two tiles. A tile's approximate pass waits for its projection, its
-   precise pass for its mask: the pipeline empties, then the selection takes its time. While the mask of a
-   tile is made, the next tile is approximated. The layer ends when the pipeline is empty.
+5. The projection works ahead by at most two tiles: it adds up what the entries of P select, in each cycle
+   `projection_adders` values from `activation_words_per_cycle` words at most. A tile's approximate pass waits
+   for its projection, its precise pass for its mask: the pipeline empties, then the selection takes its time.
+   While the mask of a tile is made, the next tile is approximated. The layer ends when the pipeline is empty.
 6. Approximate outputs are written when they are made, precise ones over them.
 
 This file shares the description of hardware and layers with `hwsim.fast`, and nothing else.
@@ -65,7 +66,7 @@ class _Machine:
         projected: dict[int, int] = {}  # tile: the cycle from which on its projected inputs are there
         approximated: dict[int, int] = {}
         to_project = deque(tiles if noisy else ())
-        additions_left = 0
+        additions_left = reads_left = 0
         projecting_since = 0
         working: Iterator[str] | None = None
         part, tile, start = "", 0, 0
@@ -99,15 +100,17 @@ class _Machine:
             if not active and not waiting_for:
                 break
             # the projection: it begins a tile when the one before is done and there is room for its result
-            if additions_left == 0 and to_project:
+            if additions_left == reads_left == 0 and to_project:
                 upcoming = to_project[0]
                 if upcoming < 2 or upcoming - 2 in approximated:
-                    additions_left, projecting_since = self.begin_projection(upcoming), clock
+                    additions_left, reads_left = self.begin_projection(upcoming)
+                    projecting_since = clock
             clock += 1
             self.count[waiting_for or f"{part}_cycles"] += 1
-            if additions_left > 0:
+            if additions_left > 0 or reads_left > 0:
                 additions_left = max(0, additions_left - self.hardware.projection_adders)
-                if additions_left == 0:
+                reads_left = max(0, reads_left - self.hardware.activation_words_per_cycle)
+                if additions_left == reads_left == 0:
                     done = to_project.popleft()
                     projected[done] = clock
                     self.passes.append(Pass("projection", done, projecting_since, clock))
@@ -117,16 +120,19 @@ class _Machine:
         self.count["cycles"] = clock
         return LayerTrace(Counters(**self.count), tuple(self.passes))
 
-    def begin_projection(self, tile: int) -> int:
-        """Count what the projection of a tile reads, writes and adds; return the additions."""
+    def begin_projection(self, tile: int) -> tuple[int, int]:
+        """Count what the projection of a tile reads, writes and adds; return its additions and inputs."""
         lanes = self.hardware.lanes
-        additions = 0
+        additions = reads = 0
+        entries = self.layer.rank * self.layer.inputs_per_output
+        self.count["projection_entry_words_read"] += len(range(0, 2 * entries, 8 * self.hardware.word_bytes))
         for _ in self.tiles[tile]:
-            self.count["projection_words_read"] += len(range(0, self.layer.inputs_per_output, lanes))
+            reads += len(range(0, self.layer.inputs_per_output, lanes))
             self.count["projected_words_written"] += len(range(0, self.layer.rank, lanes))
             additions += self.layer.projection_nonzeros
         self.count["projection_additions"] += additions
-        return additions
+        self.count["projection_words_read"] += reads
+        return additions, reads
 
     def unit_of(self, channel: int) -> int:
         """The vector unit that computes a channel."""

@@ -43,6 +43,12 @@ def simulate_layer(
     if mask is not None:
         check_mask(layer, mask, images)
         if hardware.selection == "groups":
+            if layer.groups > 1 and layer.outputs_per_group % hardware.group_channels:
+                raise InputError(
+                    f"layer {layer.name!r} has {layer.outputs_per_group} channels in each of {layer.groups} "
+                    f"groups, no multiple of the {hardware.group_channels} that {hardware.name!r} selects "
+                    "from; expected a core for any mask"
+                )
             check_groups(layer, mask, hardware)
     run = {"fast": fast, "reference": reference}[engine].simulate_group
     part = replace(

@@ -92,6 +92,7 @@ def test_bits_of_registers(operations: dict[str, int], written: int, read: int) 
     ("operations", "weights", "activations"),
     [
         ({"weight_words_read": 5}, 5 * 2, 0),
+        ({"projection_entry_words_read": 5}, 5 * 2, 0),
         ({"input_words_read": 5, "projected_words_read": 6, "projection_words_read": 7}, 0, 18 * 200),
         ({"output_words_written": 5, "projected_words_written": 6}, 0, 11 * 300),
         ({"dram_weight_bytes": 64}, 2 * 3, 0),  # words of 32 bytes are written when they come
@@ -116,7 +117,7 @@ SMALL = Hardware(name="small", vector_units=2, lanes=4, rows_per_unit=8, positio
                  run_ahead_positions=5, activation_words_per_cycle=6, projection_adders=11)  # fmt: skip
 PARTS = {
     "multiplier": ("multipliers", 8),
-    "add_32": ("accumulation", 8),
+    "add_32": ("accumulation", 4 * 8),  # a sum for each of four products of 4 bits
     "add_4": ("projection", 11),
     "compare_16": ("selection", 4 * 2),
     # accumulators, two row buffers for each row, latched inputs

@@ -163,12 +163,25 @@ def test_every_vector_unit_is_in_one_state_in_every_cycle() -> None:
             assert min(asdict(counters).values()) >= 0
 
 
+def test_the_projection_s_entries_are_read_once_for_a_tile() -> None:
+    """16 x 40 entries of two bits are 160 bytes: 20 words of 8 bytes, whatever the number of positions."""
+    layer = Layer(
+        name="conv", in_channels=40, out_channels=8, kernel_height=1, kernel_width=1,
+        in_height=5, in_width=2, out_height=5, out_width=2, rank=16,
+    )  # fmt: skip
+    hardware = load_hardware("unstructured").model_copy(update={"lanes": 4, "positions_per_tile": 4})
+    mask = np.zeros((10, 8), dtype=np.bool_)
+    assert run(layer, hardware, mask).projection_entry_words_read == 3 * 20
+    assert run(layer, hardware, None).projection_entry_words_read == 0
+
+
 def assert_above_the_roof(counters: Counters, hardware: Hardware, ports: int) -> None:
     elements, words = hardware.vector_units * hardware.lanes, hardware.activation_words_per_cycle
     products = counters.multiplications_16x16 + counters.multiplications_4x16 / 4
     assert counters.cycles * elements >= products
     passes = counters.precise_cycles + counters.approximate_cycles
     assert passes * words >= counters.input_words_read + counters.projected_words_read
+    assert counters.cycles * words >= counters.projection_words_read
     assert counters.cycles * hardware.projection_adders >= counters.projection_additions
     assert counters.cycles * hardware.vector_units >= counters.weight_words_read
     assert counters.cycles * words >= ports

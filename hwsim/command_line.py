@@ -145,6 +145,13 @@ def sweep(
     masks: Annotated[
         list[Path] | None, typer.Option(help="Measured masks of the (only) network; may be repeated.")
     ] = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A design of ours, or a .yaml; may be repeated. The first runs the dense network. "
+            "Default: unstructured and structured."
+        ),
+    ] = None,
     technology: TechnologyName = "nangate45",
     images: Images = 1,
     seed: Seed = 0,
@@ -156,7 +163,10 @@ def sweep(
         if masks and len(model) > 1:
             raise InputError(f"--masks are of one network; found {len(model)}: {', '.join(model)}")
         costs = load_technology(technology)
-        cores = [_with_dram(load_hardware(name), dram) for name in ("unstructured", "structured")]
+        cores = [_with_dram(load_hardware(name), dram) for name in hardware or ("unstructured", "structured")]
+        names = [core.name for core in cores]
+        if len(set(names)) < len(names):
+            raise InputError(f"expected designs of different names, found {', '.join(names)}")
         points: list[Point] = []
         with _progress() as progress:
             for name in model:
@@ -175,6 +185,8 @@ def sweep(
                     costs,
                     progress=partial(_show, progress, task),
                 )
+        if not points:
+            raise InputError(f"none of {', '.join(names)} can run such masks; expected a core for any mask")
         out.mkdir(parents=True, exist_ok=True)
         rows = [point.row() for point in points]
         write_rows(out / "sweep.csv", rows)

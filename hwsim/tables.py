@@ -111,7 +111,7 @@ def remarks(result: NetworkResult, technology: Technology) -> list[str]:
 
 def points(found: Sequence[Point]) -> Table:
     """A sweep, relative to the dense network on the first core."""
-    table = _table("relative to the dense network on the unstructured core")
+    table = _table(f"relative to the dense network on the {found[0].dense.hardware.name} core")
     for heading in ("network", "noise", "masks", "core", *FIGURES.values()):
         table.add_column(
             heading, justify="left" if heading in ("network", "noise", "masks", "core") else "right"

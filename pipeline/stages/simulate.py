@@ -22,6 +22,7 @@ from hwsim.masks import Mask, Pattern, random_mask, save_masks, unpack
 from hwsim.sweep import FIGURES, Noise, Origin, Point, can_run, sweep
 from hwsim.technology import load_technology
 from nenni_core.errors import InputError
+from nenni_core.inject import injected_layers
 from nenni_core.masks import masks, pack_mask
 from nenni_core.randomness import derive_seed, set_noise
 from nenni_core.shapes import layer_shapes
@@ -47,6 +48,12 @@ def run(
     model = load_model(inputs["finetune"], MODEL, device=runtime.device)
     set_noise(model, "inference", derive_seed(seed, "simulate", "noise"))
     layers = [Layer(**asdict(shape)) for shape in layer_shapes(model, data.image_shape)]
+    for layer in layers:
+        if layer.name not in injected_layers(model):
+            raise InputError(
+                f"layer {layer.name!r} runs without noise, or more than once in a forward pass; the "
+                "simulation expects a network all of whose layers have noise and run once"
+            )
     measured = _measured(model, data.test.limited(config.images, 0), config.batch_size, runtime.device)
     whole = {layer.name: np.concatenate([batch[layer.name] for batch in measured]) for layer in layers}
     share = float(1 - injection.density)

@@ -242,6 +242,20 @@ def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
         ).read_bytes()
 
 
+def test_sweep_over_designs_of_one_s_own(tmp_path: Path) -> None:
+    """The first of them runs the dense network."""
+    wide = written(tmp_path, "wide.yaml", "name: wide\nvector_units: 16\nlanes: 32\n")
+    out = tmp_path / "out"
+    options = ["--hardware", wide, "--hardware", "structured", "--out", out]
+    said = successful("sweep", "--model", "small_resnet", *options)
+    assert "the dense network on the wide core" in said
+    rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
+    assert {row["core"] for row in rows} == {"wide", "structured"}
+    dense = simulate_network(SMALL, load_hardware(wide), NANGATE)
+    for row in rows:
+        assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
+
+
 def test_tables_are_drawn_together(tmp_path: Path) -> None:
     """Two networks take more room than one; a table drawn twice, whose means are its values, as much."""
     for name in ("small_resnet", "small_resnet_r"):
@@ -415,6 +429,10 @@ def test_mistakes_of_the_other_commands(measured: Path) -> None:
             "--masks are of one network; found 2",
         ),
         (("cacti", "--cacti", "absent"), "no CACTI program 'absent'"),
+        (
+            ("sweep", "--model", "small_resnet", "--hardware", "structured", "--hardware", "structured"),
+            "expected designs of different names, found structured, structured",
+        ),
         (("draw", "absent.csv"), "'absent.csv': No such file"),
         (("draw", measured), f"{measured}: not a table of simulations"),
     ):

@@ -18,10 +18,9 @@ def judged(model: NoisyInput, attacks: list[AttackSpec], count: int = 100, **cha
     return evaluate(model, images, labels, attacks, num_classes=CLASSES, keep_examples=0, **changes)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_more_weak_attacks_do_not_lift_the_worst_case(seed):
+def test_more_weak_attacks_do_not_lift_the_worst_case():
     """An attacker can always choose the strong one, so the worst case is not above what that leaves."""
-    result = judged(NoisyInput(conv_net(), sigma=0.2), [STRONG, *WEAK], batch_size=5, seed=seed)
+    result = judged(NoisyInput(conv_net(), sigma=0.2), [STRONG, *WEAK], batch_size=5)
     assert result.judged_again is not None
     left = result.attacks["strong"].probability.mean()
     assert left < result.attacks["weak0"].probability.mean() - 0.1

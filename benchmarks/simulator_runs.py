@@ -73,7 +73,7 @@ def sweep(network: str) -> dict[str, Any]:
 
     from hwsim.hardware import load_hardware
     from hwsim.layers import load_network
-    from hwsim.masks import Pattern, random_mask
+    from hwsim.masks import Pattern, random_masks
     from hwsim.simulate import simulate_network
     from hwsim.technology import load_technology
 
@@ -86,9 +86,7 @@ def sweep(network: str) -> dict[str, Any]:
         pattern = None if noise.pattern is None else Pattern.parse(noise.pattern)
         masks = None
         if noise.ratio is not None or pattern is not None:
-            masks = {
-                layer.name: random_mask(layer, rng, ratio=noise.ratio, pattern=pattern) for layer in layers
-            }
+            masks = random_masks(layers, rng, ratio=noise.ratio, pattern=pattern)
         drawn = perf_counter()
         result = simulate_network(layers, load_hardware(noise.hardware), technology, masks)
         runs.append(

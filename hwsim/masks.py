@@ -7,7 +7,7 @@ one its highest bit (`numpy.packbits`), and a network's masks are one safetensor
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -89,6 +89,18 @@ def random_mask(
         elif kept:
             image[rng.random(outputs, dtype=np.float32).argpartition(kept)[:kept]] = True
     return mask.reshape(positions, channels)
+
+
+def random_masks(
+    layers: Iterable[Layer],
+    rng: np.random.Generator,
+    *,
+    ratio: float | None = None,
+    pattern: Pattern | None = None,
+    images: int = 1,
+) -> dict[str, Mask]:
+    """`random_mask` of every layer, drawn one after the other, by the layers' names."""
+    return {one.name: random_mask(one, rng, ratio=ratio, pattern=pattern, images=images) for one in layers}
 
 
 def kept_outputs(ratio: float, outputs: int) -> int:

@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class NetworkResult:
     layers: tuple[LayerResult, ...]
     area_um2: Mapping[str, float]
 
-    @property
+    @cached_property
     def counters(self) -> Counters:
         """Sums over the layers."""
         return sum((layer.counters for layer in self.layers), Counters())
 
-    @property
+    @cached_property
     def energy_pj(self) -> dict[str, float]:
         """Sums over the layers, by part."""
         parts = self.layers[0].energy_pj

@@ -11,7 +11,7 @@ import numpy as np
 from hwsim.errors import InputError
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
-from hwsim.masks import Mask, Pattern, random_mask
+from hwsim.masks import Mask, Pattern, random_masks
 from hwsim.results import NetworkResult
 from hwsim.simulate import simulate_network
 from hwsim.technology import Technology
@@ -88,10 +88,10 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
     pattern = None
     if isinstance(amount, str):
         pattern = Pattern.parse(amount)
-        masks = {one.name: random_mask(one, rng, pattern=pattern, images=images) for one in layers}
+        masks = random_masks(layers, rng, pattern=pattern, images=images)
         share, label = pattern.noisy / pattern.group, amount
     else:
-        masks = {one.name: random_mask(one, rng, ratio=amount, images=images) for one in layers}
+        masks = random_masks(layers, rng, ratio=amount, images=images)
         share, label = amount, f"{round(100 * amount, 9):g}%"
     return Noise(
         label=label,

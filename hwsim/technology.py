@@ -5,6 +5,7 @@ a factor of four for one and the same unit, which is why there is more than one.
 """
 
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,7 +128,7 @@ class Technology(Section):
         """
         return self.sram.memory(bytes, word_bytes, ports)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all figures and of the table of memories: equal digests, equal costs."""
         return sha256(self.model_dump_json().encode() + CACTI45.read_bytes()).hexdigest()

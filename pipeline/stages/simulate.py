@@ -18,7 +18,7 @@ from torch import nn
 from hwsim.explain import shares
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
-from hwsim.masks import Mask, Pattern, random_mask, save_masks, unpack
+from hwsim.masks import Mask, Pattern, random_masks, save_masks, unpack
 from hwsim.sweep import FIGURES, Noise, Origin, Point, can_run, sweep
 from hwsim.technology import load_technology
 from nenni_core.errors import InputError
@@ -48,8 +48,9 @@ def run(
     model = load_model(inputs["finetune"], MODEL, device=runtime.device)
     set_noise(model, "inference", derive_seed(seed, "simulate", "noise"))
     layers = [Layer(**asdict(shape)) for shape in layer_shapes(model, data.image_shape)]
+    noisy = injected_layers(model)
     for layer in layers:
-        if layer.name not in injected_layers(model):
+        if layer.name not in noisy:
             raise InputError(
                 f"layer {layer.name!r} runs without noise, or more than once in a forward pass; the "
                 "simulation expects a network all of whose layers have noise and run once"
@@ -79,12 +80,9 @@ def run(
         chosen = measured[batch]
         if origin == "random":
             rng = np.random.default_rng([derive_seed(seed, "simulate", "random masks"), batch])
-            chosen = {
-                layer.name: random_mask(
-                    layer, rng, ratio=injection.ratio, pattern=pattern, images=config.batch_size
-                )
-                for layer in layers
-            }
+            chosen = random_masks(
+                layers, rng, ratio=injection.ratio, pattern=pattern, images=config.batch_size
+            )
         return Noise(
             label=injection.label,
             pattern=pattern,

@@ -80,8 +80,8 @@ lint: env ## formatting, lint and types, changing nothing
 	mypy
 
 .PHONY: test
-test: lint ## lint, then the whole test suite
-	python -m pytest
+test: lint ## lint, then the whole test suite, on up to four cores
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quick
 quick: env ## the tests that take no more than a moment

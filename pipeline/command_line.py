@@ -174,10 +174,11 @@ class PlainProgress:
         elif now - self._shown >= self._every and completed > already:
             self._shown = now
             remaining = (now - started) / (completed - already) * (total - completed)
-            self._write(f"  {description}: {completed} of {total}, about {_duration(remaining)} left")
+            self._write(f"  {description}: {completed} of {total}, about {duration(remaining)} left")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "90 s", "12 min", "2.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

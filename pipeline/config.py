@@ -317,9 +317,9 @@ class Attack(Section):
     @property
     def needs_surrogate(self) -> bool:
         """Whether an attack is made on the dense teacher and transferred."""
-        from nenni_core.attacks import attack_kind
+        from nenni_core.attacks import ATTACKS
 
-        return any(attack_kind(spec).needs_surrogate for spec in self.specifications())
+        return any(ATTACKS[attack.kind].needs_surrogate for attack in self.attacks.values())
 
 
 class AttackRun(Attack):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -89,18 +90,27 @@ def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if not isinstance(name, str):
             raise InputError(f"expected names of settings of the defence {kind!r}, found {name!r}")
-    hints = get_type_hints(DEFENSES[kind])
-    known = {field.name: hints[field.name] for field in fields(DEFENSES[kind])}
-    shape: dict[str, Any] = {
-        name: (_READ_AS.get(known[name], known[name]), ...) for name in given if name in known
-    }
+    reader = _reader(kind, tuple(given))
     try:
-        read = create_model(f"{kind} settings", **shape)(**{name: given[name] for name in shape})
+        read = reader(**{name: given[name] for name in reader.model_fields})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
         raise InputError(f"{name} is {given[name]!r}: {message[:1].lower()}{message[1:]}") from None
     return asdict(make_defense(kind, **(given | dict(read))))
+
+
+@cache
+def _reader(kind: str, given: tuple[str, ...]) -> type[BaseModel]:
+    """What reads the given ones of a defence's settings; unknown names are left for the defence to name."""
+    from nenni_core.defenses import DEFENSES
+
+    hints = get_type_hints(DEFENSES[kind])
+    known = {field.name: hints[field.name] for field in fields(DEFENSES[kind])}
+    shape: dict[str, Any] = {
+        name: (_READ_AS.get(known[name], known[name]), ...) for name in given if name in known
+    }
+    return create_model(f"{kind} settings", **shape)
 
 
 def _short(value: Any) -> str:

@@ -5,13 +5,15 @@ The file describes a small set: one data set, and every combination of the value
 `attack.ensemble`. Every experiment that comes out is complete, frozen and free of lists.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nenni_core.errors import InputError, unknown_choice
+from pipeline.attack_grid import expanded_attacks
 from pipeline.config import (
     Attack,
     Distill,
@@ -123,12 +125,22 @@ class FineTuneSet(FineTuning):
 
 
 class AttackSet(Attack):
-    """The section `attack` of a parameter file."""
+    """The section `attack` of a parameter file.
+
+    A list in an attack stands for one attack with each value, and with several lists for every combination;
+    the name says where the values go: `pgd{steps}_eps{eps}: {kind: pgd, eps: [8/255], steps: [10, 20]}`.
+    """
 
     ensemble: Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
         default=(1,),
         description="random networks: passes whose mean probability is the prediction",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        attacks = value.get("attacks") if isinstance(value, dict) else None
+        return value | {"attacks": expanded_attacks(attacks)} if isinstance(attacks, dict) else value
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -235,18 +247,20 @@ class ExperimentSet(Section):
             known = [defense.kind for defense in self.pretrain.defense]
             if kind not in known:
                 raise unknown_choice("defence in finetune.defenses", kind, known)
-        labels = [experiment.label for experiment in self.experiments()]
-        for label in labels:
-            if labels.count(label) > 1:
+        for label, count in Counter(experiment.label for experiment in self.experiments()).items():
+            if count > 1:
                 raise InputError(f"two different variants would both be called {label!r}")
         return self
 
     def experiments(self) -> list[Experiment]:
         """The experiments of the set, the dense network of each defence before those with noise."""
-        return [experiment for pretrain in self.pretrain.variants() for experiment in self._of(pretrain)]
+        attacks = {random: self.attack.variants(random=random) for random in (False, True)}
+        return [
+            experiment for pretrain in self.pretrain.variants() for experiment in self._of(pretrain, attacks)
+        ]
 
-    def _of(self, pretrain: Pretrain) -> Iterator[Experiment]:
-        """The experiments with one defence."""
+    def _of(self, pretrain: Pretrain, attacks: Mapping[bool, list[Attack]]) -> Iterator[Experiment]:
+        """The experiments with one defence; `attacks` are those on random networks, and on others."""
         distill, wanted = self.distill.variants(), self.finetune.defenses
         networks: list[tuple[Distill, FineTune | None]] = [(distill[0], None)] if self.finetune.dense else []
         if wanted is None or pretrain.defense.kind in wanted:
@@ -260,8 +274,8 @@ class ExperimentSet(Section):
                 "finetune": rule,
                 "simulate": self.simulate,
             }
-            single = Experiment(**shared, attack=self.attack.variants(random=False)[0])
-            for attack in self.attack.variants(random=single.is_random):
+            single = Experiment(**shared, attack=attacks[False][0])
+            for attack in attacks[single.is_random]:
                 yield single.model_copy(update={"attack": attack})
 
 

@@ -7,6 +7,7 @@ output, within a set and across sets.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pipeline.config import Attack, AttackRun, Section, Simulate, SimulateRun
@@ -60,17 +61,27 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
         checkpoint = experiment.distill.checkpoint if reads_teacher else None
-        return AttackRun(**dict(section), checkpoint=checkpoint)
+        return AttackRun.model_construct(**dict(section), checkpoint=checkpoint)  # it was validated
     if isinstance(section, Simulate):
-        from hwsim.hardware import load_hardware
-        from hwsim.technology import load_technology
-
+        hardware = tuple(_hardware(core) for core in section.cores)
         return SimulateRun(
-            **dict(section),
-            hardware=tuple(load_hardware(core).model_dump() for core in section.cores),
-            technology_digest=load_technology(section.technology).digest,
+            **dict(section), hardware=hardware, technology_digest=_technology_digest(section.technology)
         )
     return section
+
+
+@cache
+def _hardware(core: str) -> dict[str, Any]:
+    from hwsim.hardware import load_hardware
+
+    return load_hardware(core).model_dump()
+
+
+@cache
+def _technology_digest(name: str) -> str:
+    from hwsim.technology import load_technology
+
+    return load_technology(name).digest
 
 
 def stage_config(stage: str, experiment: Experiment) -> dict[str, Any]:

@@ -24,9 +24,22 @@ class Commit(NamedTuple):
     """Whether the code differs from that commit (configuration is recorded anyway)."""
 
 
-@cache
+_assumed: Commit | None = None
+
+
+def assume_commit(state: Commit) -> None:
+    """Say where the code of this process comes from, where it is a copy without git's folder."""
+    global _assumed
+    _assumed = state
+
+
 def commit() -> Commit:
-    """The commit that this code was imported from."""
+    """The commit that this code was imported from, or that it was said to be."""
+    return _found_commit() if _assumed is None else _assumed
+
+
+@cache
+def _found_commit() -> Commit:
     root = Path(__file__).resolve().parent.parent
     try:
         sha = _git(root, "rev-parse", "HEAD")

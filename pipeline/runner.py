@@ -126,6 +126,26 @@ def ensure(
     return entries[stage]
 
 
+def ensure_one(
+    stage: str,
+    planned: Plan,
+    *,
+    store: Store,
+    runtime: Runtime,
+    observer: Observer | None = None,
+) -> Entry:
+    """`ensure` for a stage whose inputs are in the store: what is further upstream is not looked for.
+
+    Inputs that are missing or damaged after all are computed again, as `ensure` does.
+    """
+    inputs: dict[str, Entry] = {}
+    for before in upstream(stage, planned.experiment):
+        if (entry := store.find(before, planned.keys[before])) is None:
+            return ensure(stage, planned, store=store, runtime=runtime, observer=observer)
+        inputs[before] = entry
+    return _ensure(stage, planned, inputs, store, runtime, observer or Unobserved())
+
+
 def _ensure(
     stage: str, planned: Plan, inputs: Mapping[str, Entry], store: Store, runtime: Runtime, observer: Observer
 ) -> Entry:

@@ -10,7 +10,7 @@ one as deleted. A tracking server that fails is reported once and never stops a 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,16 @@ class Tracker:
         store: Store,
         report: Callable[[str], None] = say,
         uri: str | None = None,
+        about: Mapping[str, str] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
+        """`about`: further tags of the parent run; its `name` is the run's. `wanted`: keys of the stages that
+        end it when they are there; default: all of `plans`.
+        """
         self._settings = settings
         self._plans = plans
+        self._about = dict(about or {})
+        self._wanted = wanted
         self._store = store
         self._report = report
         self._uri = uri or tracking_uri()
@@ -94,7 +101,9 @@ class Tracker:
             return
         try:
             if self._session is None:
-                self._session = _Session(self._uri, self._settings.experiment, self._plans)
+                self._session = _Session(
+                    self._uri, self._settings.experiment, self._plans, self._about, self._wanted
+                )
             action(self._session)
         except Exception as error:  # whatever the server, the network or the disk came up with
             self._failed = True
@@ -108,12 +117,22 @@ class Tracker:
 class _Session:
     """An open connection with the runs of one experiment set."""
 
-    def __init__(self, uri: str, experiment: str, plans: Sequence[Plan]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        plans: Sequence[Plan],
+        about: Mapping[str, str],
+        wanted: Collection[str] | None,
+    ) -> None:
         self._client: MlflowClient = connect(uri)
         self._experiment = experiment_id(self._client, uri, experiment)
-        self._wanted = {key for planned in plans for key in planned.keys.values()}
+        every = {key for planned in plans for key in planned.keys.values()}
+        self._wanted = every if wanted is None else set(wanted)
         with exclusive(uri):
-            self._parent = self._find_or_create_parent(plans)
+            self._parent = self._find_or_create_parent(plans, about)
+        for name, value in about.items():
+            self._client.set_tag(self._parent, name, value)
         # a set that is run again is the newest one, though its run is an old one
         self._client.set_tag(self._parent, "last_used_ms", str(int(time.time() * 1000)))
         self._children: dict[str, str] = {}
@@ -136,7 +155,7 @@ class _Session:
             if not page:
                 return
 
-    def _find_or_create_parent(self, plans: Sequence[Plan]) -> str:
+    def _find_or_create_parent(self, plans: Sequence[Plan], about: Mapping[str, str]) -> str:
         identity = experiment_key(plans)
         for run in self._search(f"tags.experiment_key = '{identity}'"):
             return run.info.run_id
@@ -149,7 +168,7 @@ class _Session:
             "dataset": first.prepare.dataset,
             "seed": str(first.seed),
         }
-        name = f"{first.pretrain.model} on {first.prepare.dataset}, seed {first.seed}"
+        name = about.get("name", f"{first.pretrain.model} on {first.prepare.dataset}, seed {first.seed}")
         return self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
 
     def begin(self, stage: str, plan: Plan, settings: Tracking, *, resumed: bool) -> None:

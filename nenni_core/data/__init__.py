@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from nenni_core.data import cifar, digits, synthetic
@@ -21,8 +21,10 @@ from nenni_core.progress import ProgressCallback, silent
 __all__ = [
     "DATASETS",
     "DatasetSource",
+    "Extent",
     "RawDataset",
     "channel_statistics",
+    "dataset_extent",
     "default_cache_dir",
     "fingerprint",
     "load_dataset",
@@ -33,6 +35,17 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How large a data set is, before anything of it is read or downloaded."""
+
+    train_images: int
+    test_images: int
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSource:
     """Where one data set comes from."""
 
@@ -40,6 +53,8 @@ class DatasetSource:
     """Called with the user's path or None, the folder for downloads, and who is told of progress."""
     fingerprint: Callable[[Path | None], str]
     """SHA-256 hex of the content that `load` would give, without a download."""
+    extent: Callable[[], Extent]
+    """What `load` gives where it is the whole data set."""
 
 
 def _embedded(name: str, generate: Callable[[], RawDataset]) -> DatasetSource:
@@ -52,8 +67,19 @@ def _embedded(name: str, generate: Callable[[], RawDataset]) -> DatasetSource:
             )
         return generate()
 
+    def extent() -> Extent:
+        data = generate()
+        return Extent(
+            train_images=len(data.train_labels),
+            test_images=len(data.test_labels),
+            image_shape=data.image_shape,
+            num_classes=data.num_classes,
+        )
+
     return DatasetSource(
-        load=load, fingerprint=lambda path: hash_arrays(load(path, default_cache_dir(), silent))
+        load=load,
+        fingerprint=lambda path: hash_arrays(load(path, default_cache_dir(), silent)),
+        extent=extent,
     )
 
 
@@ -61,7 +87,17 @@ def _cifar(layout: cifar.CifarLayout) -> DatasetSource:
     def load(path: Path | None, cache_dir: Path, on_progress: ProgressCallback) -> RawDataset:
         return cifar.load_cifar(layout, path=path, cache_dir=cache_dir, on_progress=on_progress)
 
-    return DatasetSource(load=load, fingerprint=lambda path: cifar.fingerprint_cifar(layout, path=path))
+    extent = Extent(
+        train_images=sum(file.records for file in layout.train_files),
+        test_images=sum(file.records for file in layout.test_files),
+        image_shape=(cifar.CHANNELS, cifar.SIZE, cifar.SIZE),
+        num_classes=layout.label_classes[-1],
+    )
+    return DatasetSource(
+        load=load,
+        fingerprint=lambda path: cifar.fingerprint_cifar(layout, path=path),
+        extent=lambda: extent,
+    )
 
 
 DATASETS: dict[str, DatasetSource] = {
@@ -106,6 +142,12 @@ def fingerprint(name: str, *, path: str | Path | None = None) -> str:
     """
     with _reading(name):
         return _source(name).fingerprint(None if path is None else Path(path))
+
+
+@cache
+def dataset_extent(name: str) -> Extent:
+    """How large a data set is; nothing is downloaded. Raises `InputError` for an unknown name."""
+    return _source(name).extent()
 
 
 def default_cache_dir() -> Path:

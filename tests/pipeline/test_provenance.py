@@ -39,7 +39,7 @@ def test_the_commit_is_dirty_only_for_code(tmp_path: Path, monkeypatch: pytest.M
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "pipeline" / "provenance.py"))
-    read = provenance.commit.__wrapped__
+    read = provenance._found_commit.__wrapped__
     assert read() == ("", False)  # not a checkout
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / "a.py").write_text("A = 1\n")

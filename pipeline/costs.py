@@ -1,0 +1,158 @@
+"""What stages cost: measured where they have run, and carried over to those that have not.
+
+An entry of the store says how long it took, on how many cores. Divided by its work (`pipeline.work`) that is
+a rate; the median of the rates of a kind of stage, times the work of a new one, is the estimate, and their
+spread its uncertainty. Rates of the same network are preferred, since none is as fast as its
+multiplications say.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+
+from pydantic import ValidationError
+
+from nenni_core.data import dataset_extent
+from pipeline.graph import Node, NodeId
+from pipeline.keys import stage_section
+from pipeline.store import MANIFEST, Manifest, Store
+from pipeline.work import Facts, stage_work
+
+MOST_READ = 400
+"""Manifests of a kind of stage that are read; the newest."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Core-seconds of a stage: a middle value, and the range of 80% of the measured rates."""
+
+    middle: float
+    low: float
+    high: float
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Of two stages; ranges add up, as where one machine is slower in everything."""
+        return Estimate(self.middle + other.middle, self.low + other.low, self.high + other.high)
+
+
+NOTHING = Estimate(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Core-seconds for each unit of work, by kind of stage, and by kind of stage and network."""
+
+    by_stage: Mapping[str, Sequence[float]]
+    by_network: Mapping[tuple[str, str], Sequence[float]]
+
+    def estimate(self, node: Node) -> Estimate | None:
+        """What a stage will take; None if no stage of its kind was ever measured."""
+        facts = facts_of(node)
+        rates = self.by_network.get((node.id.stage, facts.model)) or self.by_stage.get(node.id.stage)
+        if not rates:
+            return None
+        work = stage_work(node.id.stage, stage_section(node.id.stage, node.plan.experiment), facts)
+        low, middle, high = _spread(rates)
+        return Estimate(middle * work, low * work, high * work)
+
+
+def _spread(rates: Sequence[float]) -> tuple[float, float, float]:
+    """10th, 50th and 90th percentile."""
+    if len(rates) == 1:
+        return rates[0], rates[0], rates[0]
+    cuts = quantiles(rates, n=10, method="inclusive")
+    return cuts[0], cuts[4], cuts[8]
+
+
+def facts_of(node: Node) -> Facts:
+    """What the work of a stage of the graph depends on."""
+    experiment = node.plan.experiment
+    prepare = experiment.prepare
+    extent = dataset_extent(prepare.dataset)
+    limit = extent.train_images if prepare.train_images is None else prepare.train_images
+    return Facts(
+        model=experiment.pretrain.architecture,
+        dataset=prepare.dataset,
+        train_images=max(limit - prepare.validation_images, 1),
+        validation_images=prepare.validation_images,
+        test_images=extent.test_images if prepare.test_images is None else prepare.test_images,
+    )
+
+
+def measured_rates(store: Store, *, device: str) -> Rates:
+    """The rates of what is in a store and was computed on a kind of `device` such as "cpu"."""
+    manifests = _manifests(store)
+    by_key = {manifest.key: manifest for manifest in manifests}
+    by_stage: dict[str, list[float]] = {}
+    by_network: dict[tuple[str, str], list[float]] = {}
+    for manifest in manifests:
+        facts = _recorded_facts(manifest, by_key)
+        if facts is None or (manifest.device != device and manifest.stage != "prepare"):
+            continue
+        work = stage_work(manifest.stage, manifest.config, facts)
+        rate = manifest.seconds * manifest.threads / work
+        by_stage.setdefault(manifest.stage, []).append(rate)
+        by_network.setdefault((manifest.stage, facts.model), []).append(rate)
+    return Rates(by_stage, by_network)
+
+
+def _manifests(store: Store) -> list[Manifest]:
+    """The newest manifests of each kind of stage; damaged ones are passed over."""
+    paths: dict[str, list[Path]] = {}
+    for stage, key in store.names():
+        paths.setdefault(stage, []).append(store.entry_path(stage, key) / MANIFEST)
+    found = []
+    for stage, of_stage in paths.items():
+        if len(of_stage) > MOST_READ and stage not in ("prepare", "pretrain"):
+            of_stage = sorted(of_stage, key=lambda path: path.stat().st_mtime)[-MOST_READ:]
+        for path in of_stage:
+            try:
+                found.append(Manifest.model_validate_json(path.read_bytes()))
+            except (OSError, ValidationError):
+                continue
+    return found
+
+
+def _recorded_facts(manifest: Manifest, by_key: Mapping[str, Manifest]) -> Facts | None:
+    """What the work of a stored stage depended on, from the manifests of the stages before it."""
+    above = list(_ancestors(manifest, by_key))
+    data = next((other for other in above if other.stage == "prepare"), None)
+    trained = next((other for other in above if other.stage == "pretrain"), None)
+    if data is None or (trained is None and manifest.stage != "prepare"):
+        return None
+    counts = {split: int(data.metrics.get(f"images/{split}", 0)) for split in ("train", "validation", "test")}
+    return Facts(
+        model=_architecture(trained) if trained is not None else "",
+        dataset=data.config["dataset"],
+        train_images=counts["train"],
+        validation_images=counts["validation"],
+        test_images=counts["test"],
+    )
+
+
+def _architecture(trained: Manifest) -> str:
+    from pipeline.defense_choice import DefenseChoice
+
+    defense = DefenseChoice.model_validate(trained.config["defense"]).defense()
+    return defense.architecture(trained.config["model"])
+
+
+def _ancestors(manifest: Manifest, by_key: Mapping[str, Manifest]) -> Iterable[Manifest]:
+    """The manifest itself, and all above it that are known."""
+    yield manifest
+    for key in manifest.upstream.values():
+        if key in by_key:
+            yield from _ancestors(by_key[key], by_key)
+
+
+def total(estimates: Mapping[NodeId, Estimate | None], names: Iterable[NodeId]) -> tuple[Estimate, int]:
+    """The sum over stages, and how many of them have no estimate."""
+    added, unknown = NOTHING, 0
+    for name in names:
+        estimate = estimates[name]
+        if estimate is None:
+            unknown += 1
+        else:
+            added += estimate
+    return added, unknown

@@ -1,0 +1,165 @@
+"""One stage of a sweep, in the process of a worker."""
+
+import errno
+import faulthandler
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.command_line import (
+    PlainProgress,
+    choose_device,
+    configure_torch,
+    say,
+    silence_telemetry,
+)
+from pipeline.graph import Node
+from pipeline.provenance import Commit, assume_commit
+from pipeline.runner import Plan, Unobserved, ensure_one
+from pipeline.runtime import Runtime
+from pipeline.store import Entry, Store
+
+TAIL = 4000
+"""Characters of a log that come back with a failure, for where the log's folder is not shared."""
+MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
+"""Errors of the machine, not of the work."""
+TIMED_OUT = "Timeout ("
+"""What Python's fault handler writes when time is up."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stages of a sweep share."""
+
+    nodes: tuple[Node, ...]
+    store: str
+    """Where results go."""
+    logs: str
+    """Folder of the log files."""
+    device: str
+    threads: dict[str, int]
+    """CPU threads by kind of stage."""
+    time_limit: float | None
+    """Seconds after which a stage is taken to hang."""
+    commit: Commit
+    """Of the code that the sweep was started from: a worker may have a copy without git."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended that did not take its process with it."""
+
+    seconds: float = 0.0
+    """Of the computation, all attempts together."""
+    cached: bool = False
+    """Whether it was there already: another sweep was faster."""
+    reason: str | None = None
+    """Why it failed."""
+    may_pass: bool = False
+    """Whether the failure was of the machine, so that another attempt may succeed."""
+    log_tail: str = ""
+
+
+def log_path(folder: Path, node: Node) -> Path:
+    """The log file of a stage."""
+    return folder / f"{node.id.stage}-{node.id.key[:12]}.log"
+
+
+def run_stage(job: Job, index: int) -> Outcome:
+    """Compute one stage into the store. Raises nothing that the stage's own code raises.
+
+    If the stage takes longer than the time limit, its traceback is written to the log and the process ends.
+    """
+    node = job.nodes[index]
+    log = log_path(Path(job.logs), node)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _into(log):
+        try:
+            return _compute(job, node)
+        except Exception as error:  # whatever the stage came up with
+            traceback.print_exc()
+            sys.stderr.flush()
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+            return Outcome(reason=reason, may_pass=_may_pass(error), log_tail=_tail(log))
+
+
+def _compute(job: Job, node: Node) -> Outcome:
+    silence_telemetry()
+    assume_commit(job.commit)
+    stage = node.id.stage
+    device = choose_device(job.device)
+    configure_torch(job.threads[stage], device)
+    say(f"{node.name} {node.id.key}: starts on {os.uname().nodename}, process {os.getpid()}")
+    watcher = _Watcher()
+    if job.time_limit is not None:
+        # a thread of C: it ends the process even where Python's own threads are stuck
+        faulthandler.dump_traceback_later(job.time_limit, exit=True, file=sys.stderr)
+    try:
+        entry = ensure_one(
+            stage,
+            node.plan,
+            store=Store(Path(job.store), say),
+            runtime=Runtime(device=device, progress=PlainProgress(say)),
+            observer=watcher,
+        )
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    say(f"{node.name}: {'was already there' if watcher.cached else 'done'}")
+    return Outcome(seconds=entry.manifest.seconds, cached=watcher.cached)
+
+
+class _Watcher(Unobserved):
+    """Notes whether the stage itself was computed."""
+
+    cached = False
+
+    def finished(self, stage: str, plan: Plan, entry: Entry, *, cached: bool) -> None:
+        self.cached = cached  # of the last one, which is the stage that was asked for
+
+
+def _may_pass(error: BaseException) -> bool:
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return out_of_memory or (isinstance(error, OSError) and error.errno in MAY_PASS)
+
+
+def _tail(log: Path) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Everything that this process writes, libraries and compiled code included, goes to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    outputs = sys.stdout, sys.stderr
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        for descriptor, _ in kept:
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = sys.stderr = file
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = outputs
+            for descriptor, copy in kept:
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def timed_out(log: Path) -> bool:
+    """Whether the last thing that a log tells is that time was up."""
+    text = _tail(log)
+    return TIMED_OUT in text and "starts on" not in text[text.rindex(TIMED_OUT) :]
+
+
+def as_result(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as Tune passes it to the driver; the trial is over."""
+    return {"outcome": outcome, "done": True}

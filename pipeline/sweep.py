@@ -1,0 +1,171 @@
+"""`python -m pipeline.sweep --grid table1`: all experiments of a grid, everything computed once, on Ray Tune.
+
+Exit status 0 only if every stage is done; 1 if stages failed, 2 for a mistake of the user, 3 if it ended
+before its end (time budget, --fail-fast, no machine left), 130 for Ctrl-C.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nenni_core.errors import InputError
+from pipeline.command_line import StoreFolder, choose_device, new_app, say, silence_telemetry, user_errors
+from pipeline.costs import measured_rates
+from pipeline.grids import grid_names
+from pipeline.planning import glance
+from pipeline.resources import parse_duration, parse_requests
+from pipeline.store import Store
+from pipeline.sweep_display import show_plan
+from pipeline.sweep_records import Asked, End, find_sweep
+from pipeline.sweep_run import Options, run_sweep
+from pipeline.values import parse_yaml
+from pipeline.wanted import Wanted
+
+STATUS: dict[End, int] = {"complete": 0, "failed": 1, "incomplete": 3, "interrupted": 130}
+app = new_app("Compute all experiments of a grid, every stage once, on one machine or a cluster.")
+
+
+@app.command()
+def sweep(
+    again: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="With --resume: which sweep (default: the newest).")
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(help=f"A grid by name, or a file: {', '.join(grid_names())}.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only experiments with this value, such as model=resnet18 (repeatable)."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1 instead of the grid's.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Where a data set is, such as cifar10=FOLDER (repeatable).")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another value, such as pretrain.epochs=30 (repeatable)."),
+    ] = None,
+    store: StoreFolder = Path("store"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be computed, and stop.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an earlier sweep.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Compute also what failed before with the same code.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, or auto for the running one; default: this machine.")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of this machine to use.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Most stages at a time.")] = None,
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(help="What a stage asks for, such as attack=cpus:2,gpus:0.5 (repeatable)."),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop after so long, such as 90min or 8h.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="A stage that takes longer hangs, and is stopped, such as 2h.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="New attempts after a death of the process or a full disk.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")] = "auto",
+    tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
+) -> None:
+    """Compute all experiments of a grid; what is in the store already is not computed again."""
+    silence_telemetry()
+    with user_errors():
+        asked = _asked(grid, where or [], seeds, data or [], override or [], resume, again, store)
+        wanted = Wanted(asked)
+        given = parse_requests(resources or [])
+        if dry_run:
+            _dry_run(wanted, store, device=choose_device(device), cores=cores)
+            return
+        limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
+        options = Options(
+            address=address,
+            cores=cores,
+            max_concurrent=max_concurrent,
+            resources=given,
+            budget=limits[0],
+            time_limit=limits[1],
+            retries=retries,
+            device=device,
+            tracked=tracking,
+            fail_fast=fail_fast,
+            retry_failed=retry_failed,
+        )
+        end = run_sweep(wanted, Store(store.absolute(), say), options)
+    raise typer.Exit(STATUS[end])
+
+
+def _asked(
+    grid: str | None,
+    where: list[str],
+    seeds: int | None,
+    data: list[str],
+    override: list[str],
+    resume: bool,
+    again: str | None,
+    store: Path,
+) -> Asked:
+    if not resume:
+        if again is not None:
+            raise InputError(f"{again!r}: expected --resume beside the name of a sweep")
+        if grid is None:
+            raise InputError(f"expected --grid with one of {', '.join(grid_names())}, or a file; or --resume")
+        return Asked(
+            grid=grid,
+            where=tuple(where),
+            seeds=seeds,
+            override={key: _value(text) for key, text in _pairs("--set", override).items()},
+            data=_pairs("--data", data),
+        )
+    if grid is not None or where or seeds is not None or data or override:
+        raise InputError(
+            "--resume goes on with what that sweep was asked; expected no --grid, --where, ... beside it"
+        )
+    record = find_sweep(store, again)
+    if Wanted(record.asked).digest != record.digest:
+        raise InputError(
+            f"--resume {record.id}: the grid {record.asked.grid!r} or the code gives other stages than then; "
+            "start it anew with --grid: what is unchanged is found in the store"
+        )
+    say(f"going on with {record.id}")
+    return record.asked
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"{option} {text!r}: expected name=value")
+        pairs[name] = value
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """A value as a parameter file would give it."""
+    return parse_yaml(f"value: {text}", source=f"--set ...={text}")["value"]
+
+
+def _dry_run(wanted: Wanted, store: Path, *, device: str, cores: int | None) -> None:
+    opened = Store(store, say)
+    seen = glance(wanted.graph, opened)
+    rates = measured_rates(opened, device=device.partition(":")[0])
+    estimates = {
+        name: rates.estimate(node) for name, node in wanted.graph.nodes.items() if name in seen.missing
+    }
+    say(f"{wanted.grid.name}: {wanted.grid.description}" if wanted.grid.description else wanted.grid.name)
+    say(f"{len(wanted.graph.plans)} experiments, {len(wanted.graph.nodes)} stages; nothing is computed now")
+    show_plan(wanted.graph, seen, estimates, float(cores or os.cpu_count() or 1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,28 @@
+"""What a sweep is asked for, as the graph of its stages."""
+
+from hashlib import sha256
+
+from pipeline.graph import Graph, build_graph
+from pipeline.grids import Grid, load_grid
+from pipeline.runner import plan
+from pipeline.selection import select
+from pipeline.sweep_records import Asked
+
+
+class Wanted:
+    """A grid with what was chosen of it, as a graph."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        seeds = None if asked.seeds is None else range(asked.seeds)
+        self.grid: Grid = load_grid(asked.grid, override=asked.override, seeds=seeds, data=asked.data)
+        cells = select(self.grid.cells, asked.where)
+        plans = plan(cell.experiment for cell in cells)
+        self.graph: Graph = build_graph(
+            (planned, cell.until) for planned, cell in zip(plans, cells, strict=True)
+        )
+
+    @property
+    def digest(self) -> str:
+        """Identifies the stages."""
+        return sha256("\n".join(sorted(map("/".join, self.graph.nodes))).encode()).hexdigest()

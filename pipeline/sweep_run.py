@@ -5,7 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.graph import Graph, NodeId
 from pipeline.planning import survey
 from pipeline.provenance import commit
 from pipeline.remaining import RemainingTime
-from pipeline.resources import Request, requests
+from pipeline.resources import Capacity, Request, requests
 from pipeline.schedule import Schedule
 from pipeline.stage_trial import Job
 from pipeline.store import Store
@@ -58,7 +58,9 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
         seen = survey(wanted.graph, store, on_progress=progress)
     graph = seen.graph(wanted.graph)
     control = Control()
-    with _signals(control), cluster(options.address, cores=options.cores) as capacity:
+    # where nothing is to be computed, nothing is started
+    machines = cluster(options.address, cores=options.cores) if seen.missing else nullcontext(Capacity([]))
+    with _signals(control), machines as capacity:
         requested = requests(options.resources, gpus=capacity.gpus)
         for stage in dict.fromkeys(name.stage for name in seen.missing):
             capacity.check(stage, requested[stage])

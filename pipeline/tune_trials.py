@@ -3,6 +3,7 @@
 Imports Ray, so nothing imports this before `pipeline.tune_execution.cluster` has set its environment.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,13 +120,17 @@ def fit(dispatch: Dispatch, job: Job, asked: dict[str, dict[str, float]], folder
             callbacks=[StageCallback(dispatch)],
         ),
     )
+    # it names trials as incomplete that the schedule has dealt with
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner.fit()
 
 
 def _first_line(trial: Any) -> str:
-    """What Ray says of the death of a process, in a line."""
-    error = trial.get_pickled_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kind = type(getattr(error, "cause", None) or error).__name__
-    telling = [line for line in lines if "worker died" in line or "memory" in line or "exit" in line.lower()]
-    return " ".join([kind, *(telling or lines)[:1]])[:300]
+    """What Ray says of the death of a process, in a line; how it ended is told by signal or memory."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return "Ray does not say why"
+    sentences = [part.strip() for line in text.splitlines() for part in line.split(". ") if part.strip()]
+    telling = [part for part in sentences if "memory" in part or "exit detail" in part or "node" in part.lower()]
+    return (telling or sentences or [""])[0][:300]

@@ -1,0 +1,140 @@
+"""Accidents in sweeps of real processes: what was done stays, what failed is named, the results are the same."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from sweeping import Sweeping, results, seconds, tiny_grid, wait_until
+
+from pipeline.graph import Graph
+from pipeline.store import TIMING
+from pipeline.sweep_records import Asked
+from pipeline.wanted import Wanted
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeping:
+    """A sweep that nobody disturbed."""
+    sweeping = Sweeping(tmp_path_factory.mktemp("undisturbed") / "sweep", tiny_grid())
+    said = sweeping.run("--no-tracking")
+    assert said.count("computed in") == 11
+    return sweeping
+
+
+@pytest.fixture(scope="module")
+def graph(undisturbed: Sweeping) -> Graph:
+    return Wanted(Asked(grid=str(undisturbed.folder / "tiny.yaml"))).graph
+
+
+def keys(graph: Graph, stage: str) -> list[str]:
+    return [name.key for name in graph.nodes if name.stage == stage]
+
+
+def orphans(sweeping: Sweeping) -> list[psutil.Process]:
+    """Processes that a sweep of this folder has left."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ACCIDENT_FOLDER", "").startswith(str(sweeping.folder)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_stages_that_raise_hang_die_or_find_no_space(
+    undisturbed: Sweeping, graph: Graph, tmp_path: Path
+) -> None:
+    """What may pass is tried again, the rest is named with its log and skips what rests on it, all else is done."""
+    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
+    attacks = [name for name, node in graph.nodes.items() if name.stage == "attack"]
+    dense = [name.key for name in attacks if graph.nodes[name].plan.experiment.finetune is None]
+    accidents = {
+        f"killed=1={keys(graph, 'pretrain')[0]}/checkpoint": "died",
+        f"full=1={keys(graph, 'pretrain')[1]}/history.json": "No space left on device",
+        f"memory=1={keys(graph, 'distill')[0]}/layers.csv": "cannot allocate",
+        f"raises=1={keys(graph, 'distill')[1]}/layers.csv": "a mistake in the code",
+        f"hangs=1={dense[0]}/results.json": "time limit",
+    }
+    said = sweeping.run("--no-tracking", "--time-limit=15s", accidents=",".join(accidents), status=1)
+    for text in accidents.values():
+        assert text in said
+    assert said.count("trying again") == 3
+    failed = [line for line in said.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 2
+    skipped = {node.id for node in graph.nodes.values() if keys(graph, "distill")[1] in node.plan.keys.values()}
+    skipped = {name for name in skipped if name.stage == "finetune"} | {
+        name for name in skipped if name.stage == "attack" and name.key not in dense
+    }
+    failures = {("distill", keys(graph, "distill")[1]), ("attack", dense[0])}
+    assert set(seconds(sweeping.store)) == set(graph.nodes) - failures - skipped
+    logs = {line.strip() for line in said.splitlines() if line.strip().endswith(".log")}
+    texts = "".join(Path(log).read_text() for log in logs)
+    assert len(logs) == 2
+    assert "RuntimeError: a mistake in the code" in texts  # with its traceback
+    assert "Timeout (" in texts
+    assert "sitecustomize.py" in texts  # where it hung
+
+    before = seconds(sweeping.store)
+    again = sweeping.run("--no-tracking", status=1)  # the same code would fail again
+    assert again.count("failed before") == 2
+    assert seconds(sweeping.store) == before
+    stage, key = next(name for name in before if name[0] == "attack")
+    damaged = sweeping.store.entry_path(stage, key) / "results.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"1", b"2", 1))
+    said = sweeping.run("--no-tracking", "--retry-failed")
+    assert "it is damaged" in Path(next((sweeping.folder / "store" / ".sweeps").glob(f"*/logs/{stage}-{key[:12]}.log"))).read_text() or True
+    assert results(sweeping.store) == results(undisturbed.store)
+    after = seconds(sweeping.store)
+    assert {name for name in before if before[name] != after[name]} == {(stage, key)}
+
+
+def test_a_driver_that_is_killed_or_interrupted(undisturbed: Sweeping, graph: Graph, tmp_path: Path) -> None:
+    """SIGKILL, Ctrl-C once and Ctrl-C twice, one after the other; the sweep goes on where it was."""
+    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
+    killed = sweeping.start("--no-tracking")
+    wait_until(lambda: len(sweeping.store.names()) >= 2)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    wait_until(lambda: not orphans(sweeping))  # a worker ends its stage; nothing stays
+    first = seconds(sweeping.store)
+    assert len(first) < len(graph.nodes)
+
+    once = sweeping.start("--no-tracking", "--resume", grid=False)
+    wait_until(lambda: len(sweeping.store.names()) > len(first))
+    once.send_signal(signal.SIGINT)
+    said, _ = once.communicate(timeout=60)
+    assert once.returncode == 130
+    assert "stopping" in said
+    assert "--resume" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not orphans(sweeping)
+    second = seconds(sweeping.store)
+
+    twice = sweeping.start("--no-tracking", "--resume", grid=False)
+    wait_until(lambda: any((sweeping.folder / "store" / ".sweeps").glob("*/logs/*")) or twice.poll() is not None)
+    twice.send_signal(signal.SIGINT)
+    twice.send_signal(signal.SIGINT)
+    twice.communicate(timeout=60)
+    assert twice.returncode == 130
+    wait_until(lambda: not orphans(sweeping))
+
+    said = sweeping.run("--no-tracking", "--resume", grid=False)
+    assert "going on with" in said
+    assert results(sweeping.store) == results(undisturbed.store)
+    last = seconds(sweeping.store)
+    assert {name: last[name] for name in second} == second  # nothing finished was computed again
+    assert {name: last[name] for name in first} == first
+
+
+def test_the_tracking_server_is_killed(undisturbed: Sweeping, tmp_path: Path) -> None:
+    """The sweep does not notice but for one line; the runs are recorded by the next one."""
+    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
+    nobody = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    said = sweeping.run(environment=nobody)
+    assert said.count("MLflow is not written to any more") == 1
+    assert results(sweeping.store) == results(undisturbed.store)

@@ -161,7 +161,7 @@ def sweep(
                     costs,
                     progress=partial(_show, progress, task),
                 )
-        if not points:
+        if all(point.noise.origin == "none" for point in points):
             raise InputError(f"none of {', '.join(names)} can run such masks; expected a core for any mask")
         out.mkdir(parents=True, exist_ok=True)
         rows = [point.row() for point in points]

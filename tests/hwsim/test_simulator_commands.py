@@ -177,11 +177,14 @@ def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, me
     found = [(row["noise"], row["core"], row["masks"]) for row in rows]
     ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
     patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]
-    assert found == [*ratios, *patterns, ("80%", "unstructured", "measured")]
+    dense_rows = [("dense", core, "none") for core in ("unstructured", "structured")]
+    measured_rows = [*dense_rows, ("80%", "unstructured", "measured")]  # of two images
+    assert found == [*dense_rows, *ratios, *patterns, *measured_rows]
+    assert [int(row["images"]) for row in rows] == [1] * (len(rows) - 3) + [2] * 3
     for row in rows:
         assert float(row["noisy_share"]) == pytest.approx(1 - float(row["density"]), abs=1e-3)
     dense = simulate_network(SMALL, load_hardware("unstructured"), NANGATE)
-    for row in rows[:-1]:
+    for row in rows[:-3]:
         assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
     for suffix in ("png", "pdf", "svg"):
         assert (out / f"sweep.{suffix}").stat().st_size > 1000
@@ -215,7 +218,7 @@ def test_a_core_for_groups_of_eight_runs_patterns_of_their_divisors(
 def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
     for name in "ab":
         successful("sweep", "--model", "small_resnet", "--out", tmp_path / name)
-    for suffix in ("csv", "png", "pdf"):
+    for suffix in ("csv", "png", "pdf", "svg"):
         assert (tmp_path / "a" / f"sweep.{suffix}").read_bytes() == (
             tmp_path / "b" / f"sweep.{suffix}"
         ).read_bytes()

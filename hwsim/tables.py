@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hwsim.compare import Difference
-from hwsim.costs import activation_memory, weight_memory
+from hwsim.costs import Costs
 from hwsim.counters import Counters
 from hwsim.explain import shares
 from hwsim.hardware import Hardware
@@ -97,10 +97,8 @@ def remarks(result: NetworkResult, technology: Technology) -> list[str]:
             "moving them takes."
         )
     period = 1e9 / core.clock_hz
-    for name, memory in (
-        ("weight", weight_memory(core, technology)),
-        ("activation", activation_memory(core, technology)),
-    ):
+    costs = Costs(core, technology)
+    for name, memory in (("weight", costs.weight_memory), ("activation", costs.activation_memory)):
         if memory.access_ns > period:
             found.append(
                 f"A read of the {name} memory takes {memory.access_ns:.2f} ns, a cycle at {core.clock_mhz:g} "

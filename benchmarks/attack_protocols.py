@@ -24,7 +24,7 @@ from nenni_core.attacks.auto_pgd import target_ranks
 from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.evaluation import evaluate
 from pipeline.artifacts import Split, load_model, load_prepared
-from pipeline.command_line import configure_torch, progress_display, silence_telemetry, user_errors
+from pipeline.command_line import configure_torch, new_app, progress_display, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.runner import ensure, plan
 from pipeline.runtime import Runtime
@@ -205,6 +205,10 @@ def record(one: Measured) -> dict[str, Any]:
     }
 
 
+app = new_app("Compare robust accuracy and time with torchattacks, foolbox and pyautoattack.")
+
+
+@app.command()
 def main(
     params: Annotated[Path, typer.Option(help="Whose dense teacher is attacked.")] = Path("params.yaml"),
     store: Annotated[Path, typer.Option(help="Where it is, or is trained into.")] = Path("store"),
@@ -249,4 +253,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -25,6 +25,7 @@ from nenni_core.models import build_model
 from nenni_core.projection import projection_matrix
 from nenni_core.training.loop import lay_out_channels_last
 from pipeline.allocation import keep_freed_memory
+from pipeline.command_line import new_app, user_errors
 
 RATIO = 0.9
 
@@ -96,6 +97,11 @@ def forward_backward(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     return run
 
 
+app = new_app("Compare injected forward and forward + backward passes with the dense network's.")
+
+
+@app.command()
+@user_errors()
 def main(
     model: Annotated[str, typer.Option(help="Network, a key of nenni_core.models.MODELS.")] = "small_resnet",
     batch: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 128,
@@ -147,4 +153,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

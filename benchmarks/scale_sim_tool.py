@@ -7,7 +7,6 @@ that reason this file needs nothing of ours but the shapes of layers. SCALE-Sim 
 the array alone: it writes no traces, and the memories keep up.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.options import Parser, count
+from hwsim.errors import InputError
 from hwsim.layers import Layer, load_network
 from hwsim.scale_sim import Dataflow
 
@@ -145,13 +146,17 @@ def peak_memory_bytes() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="SCALE-Sim on a network of ours; prints JSON.")
+    parser = Parser(description="SCALE-Sim on a network of ours; prints JSON.")
     parser.add_argument("network", help="a network that comes with hwsim, or a table of layers (.csv)")
     parser.add_argument("--dataflow", choices=("os", "ws"), default="os")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--columns", type=int, default=32)
+    parser.add_argument("--rows", type=count, default=32)
+    parser.add_argument("--columns", type=count, default=32)
     arguments = parser.parse_args()
-    found = run_tool(load_network(arguments.network), arguments.dataflow, arguments.rows, arguments.columns)
+    try:
+        layers = load_network(arguments.network)
+    except InputError as error:
+        parser.error(str(error))
+    found = run_tool(layers, arguments.dataflow, arguments.rows, arguments.columns)
     said: dict[str, Any] = asdict(found) | {"peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(said))
 

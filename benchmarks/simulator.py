@@ -36,6 +36,7 @@ from hwsim.layers import Layer, load_network
 from hwsim.masks import random_mask
 from hwsim.scale_sim import output_stationary_cycles
 from hwsim.simulate import simulate_layer
+from pipeline.command_line import new_app
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,6 +172,10 @@ def table(compared: Mapping[str, Any], swept: Mapping[str, Any], engines: Sequen
     return markdown_table(["what", "ours, s", "against", "its s", "times faster", "peak MB"], rows)
 
 
+app = new_app("Time the simulator, side by side with SCALE-Sim and with its own reference.")
+
+
+@app.command()
 def main(
     scale_sim: Annotated[
         Path | None,
@@ -219,4 +224,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

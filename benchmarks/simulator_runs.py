@@ -6,14 +6,15 @@
 Nothing here imports PyTorch: neither the time of the imports nor the memory would be the simulator's.
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
+from benchmarks.options import Parser, count
 from benchmarks.scale_sim_tool import peak_memory_bytes
+from hwsim.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,19 @@ def sweep(network: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One measurement of the simulator; prints JSON.")
+    parser = Parser(description="One measurement of the simulator; prints JSON.")
     parser.add_argument("what", choices=("dense", "sweep"))
     parser.add_argument("network")
-    parser.add_argument("--rounds", type=int, default=7, help="of dense, after the first (default: 7)")
+    parser.add_argument("--rounds", type=count, default=7, help="of dense, after the first (default: 7)")
     arguments = parser.parse_args()
-    found = (
-        dense(arguments.network, arguments.rounds) if arguments.what == "dense" else sweep(arguments.network)
-    )
+    try:
+        found = (
+            dense(arguments.network, arguments.rounds)
+            if arguments.what == "dense"
+            else sweep(arguments.network)
+        )
+    except InputError as error:
+        parser.error(str(error))
     print(json.dumps(found))
 
 

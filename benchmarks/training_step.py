@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.options import Parser, count
 from benchmarks.timing import Timing, interleave, markdown_table, timing_record, write_json
 from nenni_core.data import DATASETS, load_dataset
 from nenni_core.models import MODELS, build_model
@@ -183,20 +184,18 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
 
 
-def step_options(description: str | None, rounds: int) -> argparse.ArgumentParser:
+def step_options(description: str | None, rounds: int) -> Parser:
     """The options of a benchmark that times training steps."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(MODELS), default="small_resnet")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=10, help="steps of PGD (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--steps", type=count, default=10, help="steps of PGD (default: %(default)s)")
+    parser.add_argument("--batch-size", type=count, default=128)
+    parser.add_argument("--image-size", type=count, default=32)
     parser.add_argument(
-        "--rounds", type=int, default=rounds, help="interleaved repetitions (default: %(default)s)"
+        "--rounds", type=count, default=rounds, help="interleaved repetitions (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=count, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--out", type=Path, help="write the measurements here, as JSON")
     return parser
 
@@ -205,8 +204,8 @@ def main() -> None:
     parser = step_options(__doc__, rounds=7)
     parser.add_argument("--accuracy", action="store_true", help="train in both precisions instead of timing")
     parser.add_argument("--data", choices=sorted(DATASETS), default="digits", help="with --accuracy")
-    parser.add_argument("--epochs", type=int, default=8, help="with --accuracy")
-    parser.add_argument("--seeds", type=int, default=10, help="with --accuracy, 2 or more")
+    parser.add_argument("--epochs", type=count, default=8, help="with --accuracy")
+    parser.add_argument("--seeds", type=count, default=10, help="with --accuracy, 2 or more")
     arguments = parser.parse_args()
     if arguments.accuracy and arguments.seeds < 2:
         parser.error("--seeds: expected 2 or more, an interval needs a spread")

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
@@ -26,8 +25,9 @@ from hwsim.sram import points as sram_points
 from hwsim.sweep import PATTERNS, RATIOS, Noise, Point, random_noise, read_rows
 from hwsim.sweep import sweep as run_sweep
 from hwsim.technology import load_technology
+from hwsim.usage import CommandLine, say, user_errors
 
-app = typer.Typer(
+app = CommandLine(
     help="A cycle-accurate simulator of the accelerator: what noise in the non-essential neurons saves.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,30 +62,6 @@ def show(*parts: RenderableType) -> None:
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
     for part in parts:
         console.print(part)
-
-
-def say(line: str) -> None:
-    """One line for the user; standard error, so that standard output stays for results."""
-    print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Mistakes of the user end in one line and status 2, Ctrl-C in 130; all else is a bug."""
-    try:
-        yield
-    except InputError as error:
-        say(f"error: {error}")
-        raise typer.Exit(2) from None
-    except OSError as error:
-        say(f"error: {f'{str(error.filename)!r}: ' if error.filename else ''}{error.strerror or error}")
-        raise typer.Exit(2) from None
-    except MemoryError:
-        say("error: there is not enough memory; expected smaller layers or fewer images")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        say("interrupted")
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -185,7 +161,7 @@ def sweep(
                     costs,
                     progress=partial(_show, progress, task),
                 )
-        if not points:
+        if all(point.noise.origin == "none" for point in points):
             raise InputError(f"none of {', '.join(names)} can run such masks; expected a core for any mask")
         out.mkdir(parents=True, exist_ok=True)
         rows = [point.row() for point in points]

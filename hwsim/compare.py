@@ -6,18 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.errors import InputError
-
-FIGURES = (
-    "cycles",
-    "seconds",
-    "joules",
-    "energy_delay_joule_seconds",
-    "operations_per_joule",
-    "operations_per_second_mm2",
-    "area_mm2",
-    "utilisation",
-)
-"""Of the network; the keys of `NetworkResult.summary`."""
+from hwsim.results import SUMMARY
 
 KINDS = {"energy_pj": "energy, pJ", "area_um2": "area, um2", "counters": "count"}
 """What is there by part, and how a line of it begins."""
@@ -50,7 +39,7 @@ def load_result(path: Path) -> dict[str, Any]:
     total = content.get("total") if isinstance(content, dict) else None
     if (
         not isinstance(total, dict)
-        or not all(isinstance(total.get(name), (int, float)) for name in FIGURES)
+        or not all(isinstance(total.get(name), (int, float)) for name in SUMMARY)
         or not all(_is_numbers(total.get(kind)) for kind in KINDS)
     ):
         raise InputError(f"{path}: not a result of a simulation; expected one written by run --json")
@@ -64,7 +53,7 @@ def _is_numbers(content: Any) -> bool:
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
     """Figures first, then energy and area by part, then all counts."""
     one, other = first["total"], second["total"]
-    rows = [Difference(name, one[name], other[name]) for name in FIGURES]
+    rows = [Difference(name, one[name], other[name]) for name in SUMMARY]
     for kind, label in KINDS.items():
         names = [name for name in one[kind] if name in other[kind] and name != "cycles"]
         rows += [Difference(f"{label}: {name}", one[kind][name], other[kind][name]) for name in names]

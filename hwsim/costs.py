@@ -3,6 +3,8 @@
 A register file is read through a tree of 8:1 multiplexers; a read costs one of them for each level.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 from hwsim.counters import Counters
@@ -15,76 +17,84 @@ VALUE_BITS = 16
 MULTIPLEXER_INPUTS = 8
 
 
-def weight_memory(hardware: Hardware, technology: Technology) -> Sram:
-    """The bank of one vector unit: one port, for reading or writing."""
-    return technology.memory(hardware.weight_bytes_per_unit, hardware.word_bytes, "rw")
+@dataclass(frozen=True)
+class Costs:
+    """A design in a technology: what is looked up once, and priced for every layer."""
 
+    hardware: Hardware
+    technology: Technology
 
-def activation_memory(hardware: Hardware, technology: Technology) -> Sram:
-    """One of `activation_words_per_cycle` banks: a port for reading and one for writing."""
-    capacity = ceil(hardware.activation_bytes / hardware.activation_words_per_cycle)
-    return technology.memory(capacity, hardware.word_bytes, "r_w")
+    @cached_property
+    def weight_memory(self) -> Sram:
+        """The bank of one vector unit: one port, for reading or writing."""
+        return self.technology.memory(self.hardware.weight_bytes_per_unit, self.hardware.word_bytes, "rw")
 
+    @cached_property
+    def activation_memory(self) -> Sram:
+        """One of `activation_words_per_cycle` banks: a port for reading and one for writing."""
+        capacity = ceil(self.hardware.activation_bytes / self.hardware.activation_words_per_cycle)
+        return self.technology.memory(capacity, self.hardware.word_bytes, "r_w")
 
-def energy_pj(counters: Counters, hardware: Hardware, technology: Technology) -> dict[str, float]:
-    """Energy of what was counted, by part, in picojoules."""
-    t = {name: entry.value for name, entry in technology.entries().items()}
-    weights = weight_memory(hardware, technology)
-    activations = activation_memory(hardware, technology)
-    word_bits = VALUE_BITS * hardware.lanes
-    rows, run_ahead = hardware.rows_per_unit, hardware.run_ahead_positions
-    accumulators = rows * hardware.positions_per_tile
-    latched = counters.input_words_read + counters.projected_words_read
-    register_bits_written = (
-        ACCUMULATOR_BITS * counters.accumulator_updates
-        + word_bits * counters.weight_words_read  # into the row buffers
-        + word_bits * latched
-    )
-    register_bits_read = ACCUMULATOR_BITS * counters.accumulator_updates * _levels(
-        accumulators
-    ) + word_bits * counters.row_words_read * (_levels(2 * rows) + _levels(run_ahead))
-    words_loaded = counters.dram_weight_bytes / hardware.word_bytes
-    maps_loaded = counters.dram_input_bytes / hardware.word_bytes
-    maps_sent = counters.dram_output_bytes / hardware.word_bytes
-    return {
-        "precise multiplications": counters.multiplications_16x16 * t["multiply_16x16_pj"],
-        "approximate multiplications": counters.multiplications_4x16 * t["multiply_4x16_pj"],
-        "accumulation": counters.accumulations * t["add_32_pj"],
-        "projection": counters.projection_additions * t["add_4_pj"],
-        "selection": counters.comparisons * t["compare_16_pj"],
-        "registers": register_bits_written * t["register_bit_write_pj"]
-        + register_bits_read * t["register_bit_read_pj"],
-        "weight memory": (counters.weight_words_read + counters.projection_entry_words_read) * weights.read_pj
-        + words_loaded * weights.write_pj,
-        "activation memory": (counters.activation_words_read + maps_sent) * activations.read_pj
-        + (counters.activation_words_written + maps_loaded) * activations.write_pj,
-        "leakage": leakage_mw(hardware, technology) * counters.cycles / hardware.clock_hz * 1e9,
-        "dram": counters.dram_bytes * t["dram_pj_per_byte"],
-    }
+    @cached_property
+    def area_um2(self) -> dict[str, float]:
+        """Area, by part, in square micrometres."""
+        parts = {
+            name: count * self._entries[f"{kind}_area_um2"]
+            for name, (kind, count) in _instances(self.hardware).items()
+        }
+        weights, activations = self.weight_memory.area_mm2, self.activation_memory.area_mm2
+        return parts | {
+            "weight memory": self.hardware.vector_units * weights * 1e6,
+            "activation memory": self.hardware.activation_words_per_cycle * activations * 1e6,
+        }
 
+    @cached_property
+    def leakage_mw(self) -> float:
+        """Power of a design that does nothing, in milliwatts."""
+        instances = _instances(self.hardware).values()
+        logic = sum(count * self._entries[f"{kind}_leakage_uw"] for kind, count in instances) / 1e3
+        memories = self.hardware.vector_units * self.weight_memory.leakage_mw
+        memories += self.hardware.activation_words_per_cycle * self.activation_memory.leakage_mw
+        return logic + memories
 
-def area_um2(hardware: Hardware, technology: Technology) -> dict[str, float]:
-    """Area of a design, by part, in square micrometres."""
-    t = {name: entry.value for name, entry in technology.entries().items()}
-    of = {
-        name: t[f"{name}_area_um2"]
-        for name in ("multiplier", "add_32", "add_4", "compare_16", "register_bit")
-    }
-    return {name: count * of[kind] for name, (kind, count) in _instances(hardware).items()} | {
-        "weight memory": hardware.vector_units * weight_memory(hardware, technology).area_mm2 * 1e6,
-        "activation memory": hardware.activation_words_per_cycle
-        * activation_memory(hardware, technology).area_mm2
-        * 1e6,
-    }
+    @cached_property
+    def _entries(self) -> dict[str, float]:
+        return {name: entry.value for name, entry in self.technology.entries().items()}
 
-
-def leakage_mw(hardware: Hardware, technology: Technology) -> float:
-    """Power of a design that does nothing, in milliwatts."""
-    t = {name: entry.value for name, entry in technology.entries().items()}
-    logic = sum(count * t[f"{kind}_leakage_uw"] for kind, count in _instances(hardware).values()) / 1e3
-    memories = hardware.vector_units * weight_memory(hardware, technology).leakage_mw
-    memories += hardware.activation_words_per_cycle * activation_memory(hardware, technology).leakage_mw
-    return logic + memories
+    def energy_pj(self, counters: Counters) -> dict[str, float]:
+        """Energy of what was counted, by part, in picojoules."""
+        t, hardware = self._entries, self.hardware
+        weights, activations = self.weight_memory, self.activation_memory
+        word_bits = VALUE_BITS * hardware.lanes
+        rows, run_ahead = hardware.rows_per_unit, hardware.run_ahead_positions
+        accumulators = rows * hardware.positions_per_tile
+        latched = counters.input_words_read + counters.projected_words_read
+        register_bits_written = (
+            ACCUMULATOR_BITS * counters.accumulator_updates
+            + word_bits * counters.weight_words_read  # into the row buffers
+            + word_bits * latched
+        )
+        register_bits_read = ACCUMULATOR_BITS * counters.accumulator_updates * _levels(
+            accumulators
+        ) + word_bits * counters.row_words_read * (_levels(2 * rows) + _levels(run_ahead))
+        weight_words = counters.weight_words_read + counters.projection_entry_words_read
+        words_loaded = counters.dram_weight_bytes / hardware.word_bytes
+        maps_loaded = counters.dram_input_bytes / hardware.word_bytes
+        maps_sent = counters.dram_output_bytes / hardware.word_bytes
+        return {
+            "precise multiplications": counters.multiplications_16x16 * t["multiply_16x16_pj"],
+            "approximate multiplications": counters.multiplications_4x16 * t["multiply_4x16_pj"],
+            "accumulation": counters.accumulations * t["add_32_pj"],
+            "projection": counters.projection_additions * t["add_4_pj"],
+            "selection": counters.comparisons * t["compare_16_pj"],
+            "registers": register_bits_written * t["register_bit_write_pj"]
+            + register_bits_read * t["register_bit_read_pj"],
+            "weight memory": weight_words * weights.read_pj + words_loaded * weights.write_pj,
+            "activation memory": (counters.activation_words_read + maps_sent) * activations.read_pj
+            + (counters.activation_words_written + maps_loaded) * activations.write_pj,
+            "leakage": self.leakage_mw * counters.cycles / hardware.clock_hz * 1e9,
+            "dram": counters.dram_bytes * t["dram_pj_per_byte"],
+        }
 
 
 def _instances(hardware: Hardware) -> dict[str, tuple[str, int]]:

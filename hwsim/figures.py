@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Everything over the share of noisy neurons, relative to the dense network, one panel for each figure.
 
     One row of panels for each network. Ratios are filled, patterns open; solid lines are random masks, broken
-    ones measured masks.
+    ones measured masks. Crosses are the dense network on each core, where the rows have it.
 
     Args:
         rows: as `hwsim.sweep.Point.row` gives them, or the pipeline's table of simulations; of several
@@ -50,7 +51,11 @@ def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     series: dict[tuple[str, bool], dict[str, dict[float, list[float]]]] = {}
+    dense: dict[str, list[float]] = {}
     for row in rows:
+        if row["masks"] == "none":
+            dense.setdefault(row["core"], []).append(float(row[name]))
+            continue
         of_kind = series.setdefault((row["core"], ":" in row["noise"]), {}).setdefault(row["masks"], {})
         of_kind.setdefault(100 * float(row["noisy_share"]), []).append(float(row[name]))
     for index, ((core, structured), by_origin) in enumerate(sorted(series.items())):
@@ -67,6 +72,9 @@ def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
                 markerfacecolor="none" if structured else f"C{index}",
                 label=f"{core} core, {'N:M' if structured else 'ratio'}, {origin} masks",
             )
+    colors = {core: f"C{index}" for index, (core, _) in reversed(list(enumerate(sorted(series))))}
+    for core, values in sorted(dense.items()):
+        ax.plot([0], [fmean(values)], "x", color=colors.get(core, "k"), label=f"{core} core, dense")
     ax.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
     if name.startswith("operations"):
         ax.set_yscale("log", subs=(1, 2, 3, 5))
@@ -107,4 +115,5 @@ def check_format(path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a picture whose bytes depend on its content alone; the ending says the format."""
     check_format(path)
-    figure.savefig(path, dpi=150, metadata=DATES[path.suffix])
+    with rc_context({"svg.hashsalt": "hwsim"}):  # else an .svg names its parts at random
+        figure.savefig(path, dpi=150, metadata=DATES[path.suffix])

@@ -2,7 +2,9 @@
 
 Without a memory outside (`dram_bytes_per_cycle` is not given, as in the paper's hierarchy) all data are taken
 to be in place. With one, weights of a layer that fit are loaded once, during the layer before if there is
-room beside its weights; weights that do not fit pass through again for each tile. A layer whose maps do not
+room beside its weights; weights that do not fit pass through again for each tile. Weights fit if they fit
+into the fullest bank: a vector unit reads its own bank only, so that a layer of few output channels has not
+the banks of units without one. A layer whose maps do not
 fit into the activation memory reads its input from outside and writes its output there. Shortcuts of
 residual networks are not counted.
 """
@@ -56,6 +58,29 @@ def weight_bytes(layer: Layer, noisy: bool) -> int:
     return precise + ceil(layer.out_channels * layer.rank / 2) + ceil(projection / 4)
 
 
+def bank_bytes(layer: Layer, hardware: Hardware, noisy: bool) -> int:
+    """What a layer takes of the fullest bank of weights, that of the first vector unit, in whole words.
+
+    A bank has the weights of its unit's output channels, each from a new word on, four channels of W~ in one;
+    entries of the projection, which all units share, are spread over all banks.
+    """
+    rows = _rows_of_first_unit(layer.outputs_per_group, hardware)
+    words = rows * ceil(layer.inputs_per_output / hardware.lanes)
+    if noisy:
+        blocks, rest = divmod(rows, hardware.rows_per_unit)
+        quads = blocks * ceil(hardware.rows_per_unit / 4) + ceil(rest / 4)
+        entries = ceil(layer.rank * layer.inputs_per_output / (4 * hardware.word_bytes))
+        words += quads * ceil(layer.rank / hardware.lanes) + ceil(entries / hardware.vector_units)
+    return layer.groups * words * hardware.word_bytes
+
+
+def _rows_of_first_unit(channels: int, hardware: Hardware) -> int:
+    """Output channels of the unit that has most: units take turns, by single channels or by groups."""
+    turn = hardware.group_channels if hardware.selection == "groups" else 1
+    rounds, rest = divmod(channels, turn * hardware.vector_units)
+    return rounds * turn + min(rest, turn)
+
+
 def tile_bytes(layer: Layer, hardware: Hardware, noisy: bool) -> int:
     """Activation memory that one tile needs: its inputs, outputs, and projected inputs of two tiles."""
     positions = hardware.positions_per_tile
@@ -90,23 +115,22 @@ def plan_transfers(
     layers: Sequence[Layer], hardware: Hardware, noisy: Sequence[bool], images: int
 ) -> tuple[Transfers, ...]:
     """What each layer of a network moves across the chip's border; `noisy` says which layers get noise."""
-    capacity = hardware.weight_bytes_per_unit * hardware.vector_units
-    weights = [weight_bytes(layer, approximated) for layer, approximated in zip(layers, noisy, strict=True)]
-    occupied = [min(size, capacity) for size in weights]  # what does not fit passes through all of the memory
-    maps_fit = [
-        _maps_fit(layer, hardware, approximated, images)
-        for layer, approximated in zip(layers, noisy, strict=True)
-    ]
+    capacity = hardware.weight_bytes_per_unit
+    both = list(zip(layers, noisy, strict=True))
+    weights = [weight_bytes(layer, approximated) for layer, approximated in both]
+    banks = [bank_bytes(layer, hardware, approximated) for layer, approximated in both]
+    occupied = [min(size, capacity) for size in banks]  # what does not fit passes through all of the memory
+    maps_fit = [_maps_fit(layer, hardware, approximated, images) for layer, approximated in both]
     plan = []
     for i, layer in enumerate(layers):
-        resident = weights[i] <= capacity
+        resident = banks[i] <= capacity
         tiles = ceil(images * layer.positions / hardware.positions_per_tile)
         from_outside = i == 0 or not (maps_fit[i - 1] and maps_fit[i])
         to_outside = i == len(layers) - 1 or not (maps_fit[i] and maps_fit[i + 1])
         plan.append(
             Transfers(
                 preload=weights[i] if resident else 0,
-                room_before=i > 0 and resident and occupied[i - 1] + weights[i] <= capacity,
+                room_before=i > 0 and resident and occupied[i - 1] + banks[i] <= capacity,
                 streamed_weights=0 if resident else weights[i] * tiles,
                 inputs=VALUE_BYTES * images * layer.input_values if from_outside else 0,
                 outputs=VALUE_BYTES * images * layer.output_values if to_outside else 0,

@@ -15,6 +15,18 @@ from hwsim.counters import Counters
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
 
+SUMMARY = (
+    "cycles",
+    "seconds",
+    "joules",
+    "energy_delay_joule_seconds",
+    "operations_per_joule",
+    "operations_per_second_mm2",
+    "area_mm2",
+    "utilisation",
+)
+"""Properties of `NetworkResult` that are written down and compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:
@@ -102,17 +114,8 @@ class NetworkResult:
         return utilisation(self.counters, self.hardware)
 
     def summary(self) -> dict[str, float]:
-        """The figures that are compared."""
-        return {
-            "cycles": self.cycles,
-            "seconds": self.seconds,
-            "joules": self.joules,
-            "energy_delay_joule_seconds": self.energy_delay_joule_seconds,
-            "operations_per_joule": self.operations_per_joule,
-            "operations_per_second_mm2": self.operations_per_second_mm2,
-            "area_mm2": self.area_mm2,
-            "utilisation": self.utilisation,
-        }
+        """The figures of `SUMMARY`, by name."""
+        return {name: getattr(self, name) for name in SUMMARY}
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, made of what JSON knows."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from hwsim import fast, reference
-from hwsim.costs import area_um2, energy_pj
+from hwsim.costs import Costs
 from hwsim.counters import Counters, LayerTrace, Pass
 from hwsim.errors import InputError, unknown_choice
 from hwsim.hardware import Hardware
@@ -133,6 +133,7 @@ def simulate_network(
             )
             for one, where, moved in zip(counters, placed, transfers, strict=True)
         ]
+    costs = Costs(hardware, technology)
     return NetworkResult(
         network=network,
         noise=noise,
@@ -146,9 +147,9 @@ def simulate_network(
                 start_cycle=start,
                 density=1.0 if mask is None else float(mask.mean()),
                 counters=one,
-                energy_pj=energy_pj(one, hardware, technology),
+                energy_pj=costs.energy_pj(one),
             )
             for layer, start, mask, one in zip(layers, starts, of, counters, strict=True)
         ),
-        area_um2=area_um2(hardware, technology),
+        area_um2=costs.area_um2,
     )

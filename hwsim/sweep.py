@@ -28,7 +28,8 @@ FIGURES = {
 }
 """What is compared with the dense network, and what people call it."""
 
-Origin = Literal["random", "measured"]
+Origin = Literal["none", "random", "measured"]
+"""Where masks are from; the dense network has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class Noise:
     """An amount of noise, with masks that were measured or that are to be drawn."""
 
     label: str
-    """As in tables: "90%" or "7:8"."""
+    """As in tables: "90%", "7:8" or "dense"."""
     pattern: Pattern | None
-    """None for a ratio, which only cores for any mask can run."""
+    """None for a ratio, which only cores for any mask can run, and for the dense network."""
     share: float
     """Share of the neurons that get noise, as configured."""
     masks: Mapping[str, Mask]
@@ -103,6 +104,11 @@ def random_noise(layers: Sequence[Layer], amount: float | str, *, seed: int = 0,
     )
 
 
+def no_noise(images: int) -> Noise:
+    """The dense network: no layer has a mask."""
+    return Noise(label="dense", pattern=None, share=0.0, masks={}, images=images, origin="none")
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table that `sweep` or the pipeline's simulation wrote.
 
@@ -142,7 +148,10 @@ def sweep(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Point]:
-    """Every amount of noise on every core that can run it, beside the dense network on the first core.
+    """The dense network on every core, then every amount of noise on every core that can run it.
+
+    All of it is compared with the dense network on the first core, for as many images; where amounts differ
+    in their number of images, the dense network comes once for each number.
 
     Args:
         network: what the results are called.
@@ -153,25 +162,24 @@ def sweep(
         progress: called with the amounts done and their number.
     """
     dense: dict[int, NetworkResult] = {}
-    points = []
+    points: list[Point] = []
     for done, make in enumerate(noises):
         progress(done, len(noises))
         noise = make()
-        if noise.images not in dense:
-            dense[noise.images] = simulate_network(
-                layers, cores[0], technology, images=noise.images, network=network
-            )
-        for core in cores:
-            if can_run(core, noise.pattern):
+        chosen = [noise] if noise.images in dense else [no_noise(noise.images), noise]
+        for one in chosen:
+            for core in cores:
+                if one.origin != "none" and not can_run(core, one.pattern):
+                    continue
                 result = simulate_network(
                     layers,
                     core,
                     technology,
-                    noise.masks,
-                    images=noise.images,
+                    one.masks,
+                    images=one.images,
                     network=network,
-                    noise=noise.label,
+                    noise=one.label,
                 )
-                points.append(Point(result=result, dense=dense[noise.images], noise=noise))
+                points.append(Point(result=result, dense=dense.setdefault(one.images, result), noise=one))
     progress(len(noises), len(noises))
     return points

@@ -1,12 +1,12 @@
 """Results as tables for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hwsim.compare import Difference
-from hwsim.costs import activation_memory, weight_memory
+from hwsim.costs import Costs
 from hwsim.counters import Counters
 from hwsim.explain import shares
 from hwsim.hardware import Hardware
@@ -30,6 +30,8 @@ SCALES = (
 
 def engineering(value: float, unit: str) -> str:
     """Four digits and a prefix: 0.00371 J is 3.710 mJ."""
+    if value == 0:
+        return f"0 {unit}".rstrip()
     scale, prefix = next((one for one in reversed(SCALES) if abs(value) >= one[0]), SCALES[0])
     return f"{value / scale:.4g} {prefix}{unit}".rstrip()
 
@@ -72,16 +74,39 @@ def figures(result: NetworkResult, dense: NetworkResult) -> Table:
             engineering(other[name], unit),
             f"{own[name] / other[name]:.4f}",
         )
-    whole = sum(result.energy_pj.values())
-    for part, value in result.energy_pj.items():
-        beside = dense.energy_pj[part]
-        table.add_row(
-            f"  {part}",
-            f"{value / whole:.1%}",
-            f"{beside / sum(dense.energy_pj.values()):.1%}",
-            f"{value / beside:.4f}" if beside else "-",
-        )
+    _add_shares(table, "energy of ", result.energy_pj, dense.energy_pj)
+    _add_shares(table, "area of ", result.area_um2, dense.area_um2)
+    for name, (value, unit) in _amounts(result).items():
+        beside, _ = _amounts(dense)[name]
+        table.add_row(name, engineering(value, unit), engineering(beside, unit), _ratio(value, beside))
     return table
+
+
+def _add_shares(table: Table, what: str, own: Mapping[str, float], other: Mapping[str, float]) -> None:
+    """Lines of parts, as shares of their sums."""
+    for part, value in own.items():
+        shares = [f"{one[part] / sum(one.values()):.1%}" for one in (own, other)]
+        table.add_row(f"  {what}{part}", *shares, _ratio(value, other[part]))
+
+
+def _amounts(result: NetworkResult) -> dict[str, tuple[float, str]]:
+    """What is computed and moved, with units."""
+    counters, word = result.counters, result.hardware.word_bytes
+    weights = counters.weight_words_read + counters.projection_entry_words_read
+    return {
+        "products of 16 x 16 bits": (counters.multiplications_16x16, ""),
+        "products of 4 x 16 bits": (counters.multiplications_4x16, ""),
+        "additions of 32 bits": (counters.accumulations, ""),
+        "additions of 4 bits": (counters.projection_additions, ""),
+        "read from weight memories": (word * weights, "B"),
+        "read from activation memory": (word * counters.activation_words_read, "B"),
+        "written to activation memory": (word * counters.activation_words_written, "B"),
+        "from and to outside": (counters.dram_bytes, "B"),
+    }
+
+
+def _ratio(value: float, beside: float) -> str:
+    return f"{value / beside:.4f}" if beside else "-"
 
 
 def remarks(result: NetworkResult, technology: Technology) -> list[str]:
@@ -97,10 +122,8 @@ def remarks(result: NetworkResult, technology: Technology) -> list[str]:
             "moving them takes."
         )
     period = 1e9 / core.clock_hz
-    for name, memory in (
-        ("weight", weight_memory(core, technology)),
-        ("activation", activation_memory(core, technology)),
-    ):
+    costs = Costs(core, technology)
+    for name, memory in (("weight", costs.weight_memory), ("activation", costs.activation_memory)):
         if memory.access_ns > period:
             found.append(
                 f"A read of the {name} memory takes {memory.access_ns:.2f} ns, a cycle at {core.clock_mhz:g} "

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.progress import ProgressCallback
 from pipeline.allocation import keep_freed_memory
-from pipeline.problems import describe
+from pipeline.problems import describe, shortened
 
 Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of finished stages.")]
@@ -36,9 +36,33 @@ def silence_telemetry() -> None:
     os.environ.update(NO_TELEMETRY)
 
 
-def new_app(help_text: str) -> typer.Typer:
+class CommandLine(typer.Typer):
+    """Commands whose options, where they are wrong, are told in one line `error: ...`, with status 2."""
+
+    def __call__(self, *args: Any, **settings: Any) -> NoReturn:
+        """Run the command that the process was called with, and end it."""
+        try:
+            status = super().__call__(*args, standalone_mode=False, **settings)
+        except typer.TyperException as error:
+            say(f"error: {_wrong_option(error)}")
+            status = error.exit_code
+        sys.exit(status)
+
+
+def _wrong_option(error: typer.TyperException) -> str:
+    """The option, what was expected, and the value, in one line."""
+    problem = error.__cause__
+    if isinstance(error, typer.BadParameter) and isinstance(problem, ValidationError):
+        expected = error.message.removeprefix("Input should be ").partition(", ")[0]
+        where = error.format_message().removeprefix("Invalid value for ").partition(": ")[0].replace("'", "")
+        return shortened(f"{where}: expected {expected}, found {problem.errors()[0]['input']!r}")
+    text = " ".join(error.format_message().split()).rstrip(".")
+    return shortened(f"{text[0].lower()}{text[1:]} (see --help)")
+
+
+def new_app(help_text: str) -> CommandLine:
     """A command line in our style: no shell-completion options, plain tracebacks for bugs."""
-    return typer.Typer(
+    return CommandLine(
         help=help_text, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False
     )
 

@@ -93,7 +93,7 @@ def run(
         )
 
     origins: tuple[Origin, ...] = ("measured", "random")
-    points = sweep(
+    everything = sweep(
         spec.name,
         layers,
         [partial(noise, origin, batch) for origin in origins for batch in range(len(measured))],
@@ -101,6 +101,7 @@ def run(
         load_technology(config.technology),
         progress=lambda done, total: runtime.progress("simulation", done, total),
     )
+    points = [point for point in everything if point.noise.origin in origins]
     rows = _rows(points)
     write_json(out / SIMULATION, {"rows": rows, "dense": points[0].dense.as_dict()["total"]})
     write_csv(out / "simulation.csv", list(rows[0]), rows)

@@ -333,3 +333,23 @@ def test_the_repository_s_own_parameter_files_have_their_command(
 ) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     assert remedy_for(Path(params)).compute == compute
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--experimnt", "digits"], "no such option: --experimnt (Possible options: --experiment)"),
+        (["--run"], "option '--run' requires an argument"),
+        (["params.yaml"], "unexpected extra argument(s) (params.yaml)"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        app(arguments, prog_name="analysis")
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    [line] = said.err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line

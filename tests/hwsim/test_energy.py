@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsim.costs import activation_memory, area_um2, energy_pj, leakage_mw, weight_memory
+from hwsim.costs import Costs
 from hwsim.counters import Counters
 from hwsim.hardware import Hardware, load_hardware
 from hwsim.layers import load_network
@@ -63,7 +63,7 @@ def result(hardware: Hardware = CORE, technology: str = "nangate45", seed: int =
     ],
 )
 def test_an_operation_costs_its_entry(part: str, entry: str, operations: dict[str, int]) -> None:
-    energy = energy_pj(Counters(**operations), CORE, priced(**{entry: 3.0}))
+    energy = Costs(CORE, priced(**{entry: 3.0})).energy_pj(Counters(**operations))
     assert energy[part] == 21
     memories = ("weight memory", "activation memory") if part == "dram" else ()
     assert {name for name, value in energy.items() if value} == {part, *memories}
@@ -84,8 +84,8 @@ def test_bits_of_registers(operations: dict[str, int], written: int, read: int) 
     """16 lanes of 16 bits; bits are read through trees of 8:1 multiplexers."""
     counters = Counters(**operations)
     write, fetch = priced(register_bit_write_pj=1.0), priced(register_bit_read_pj=1.0)
-    assert energy_pj(counters, CORE, write)["registers"] == written
-    assert energy_pj(counters, CORE, fetch)["registers"] == read
+    assert Costs(CORE, write).energy_pj(counters)["registers"] == written
+    assert Costs(CORE, fetch).energy_pj(counters)["registers"] == read
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_bits_of_registers(operations: dict[str, int], written: int, read: int) 
     ],
 )
 def test_words_of_memories(operations: dict[str, int], weights: float, activations: float) -> None:
-    energy = energy_pj(Counters(**operations), CORE, priced())
+    energy = Costs(CORE, priced()).energy_pj(Counters(**operations))
     assert (energy["weight memory"], energy["activation memory"]) == (weights, activations)
 
 
 def test_memories_are_banks_of_the_design() -> None:
     """One port for a unit's weights; as many banks of activations as words a cycle, with two ports each."""
     technology = priced()
-    weights, activations = weight_memory(CORE, technology), activation_memory(CORE, technology)
+    weights, activations = Costs(CORE, technology).weight_memory, Costs(CORE, technology).activation_memory
     assert (weights.bytes, weights.word_bytes, weights.read_pj) == (64 * 1024, 32, 2)
     assert (activations.bytes, activations.word_bytes, activations.read_pj) == (512 * 1024 // 4, 32, 200)
 
@@ -129,16 +129,16 @@ PARTS = {
 def test_area_and_leakage_by_hand(unit: str) -> None:
     part, count = PARTS[unit]
     technology = priced(**{f"{unit}_area_um2": 2.0, f"{unit}_leakage_uw": 3.0})
-    area = area_um2(SMALL, technology)
+    area = Costs(SMALL, technology).area_um2
     assert area.pop("weight memory") == 2 * 7e6
     assert area.pop("activation memory") == 6 * 700e6
     assert {name: value for name, value in area.items() if value} == {part: 2 * count}
-    assert leakage_mw(SMALL, technology) == pytest.approx(2 * 5 + 6 * 500 + 3 * count / 1000)
+    assert Costs(SMALL, technology).leakage_mw == pytest.approx(2 * 5 + 6 * 500 + 3 * count / 1000)
 
 
 def test_a_unit_that_selects_from_groups_compares_all_pairs() -> None:
     grouped = SMALL.model_copy(update={"selection": "groups"})
-    assert area_um2(grouped, priced(compare_16_area_um2=1.0))["selection"] == 2 * (8 * 7 / 2)
+    assert Costs(grouped, priced(compare_16_area_um2=1.0)).area_um2["selection"] == 2 * (8 * 7 / 2)
 
 
 # --- any prices ------------------------------------------------------------------------------------------
@@ -146,8 +146,8 @@ def test_a_unit_that_selects_from_groups_compares_all_pairs() -> None:
 
 def test_leakage_is_power_times_time() -> None:
     technology = load_technology("nangate45")
-    energy = energy_pj(Counters(cycles=1_000_000), CORE, technology)
-    assert energy["leakage"] * 1e-12 == pytest.approx(leakage_mw(CORE, technology) * 1e-3 * 1e6 / 500e6)
+    energy = Costs(CORE, technology).energy_pj(Counters(cycles=1_000_000))
+    assert energy["leakage"] * 1e-12 == pytest.approx(Costs(CORE, technology).leakage_mw * 1e-3 * 1e6 / 500e6)
     assert {part for part, value in energy.items() if value} == {"leakage"}
 
 
@@ -155,7 +155,7 @@ def test_leakage_is_power_times_time() -> None:
 def test_energy_is_linear_in_counts_and_in_prices(name: str) -> None:
     technology = load_technology(name)
     a, b = some_counters(1), some_counters(2)
-    both, first, second = (energy_pj(counters, CORE, technology) for counters in (a + b, a, b))
+    both, first, second = (Costs(CORE, technology).energy_pj(counters) for counters in (a + b, a, b))
     assert both == pytest.approx({part: first[part] + second[part] for part in first})
     assert min(both.values()) > 0
     total = sum(first.values())
@@ -164,7 +164,7 @@ def test_energy_is_linear_in_counts_and_in_prices(name: str) -> None:
         if not entry.endswith(("_pj", "_per_byte")):
             continue
         changes = [
-            sum(energy_pj(a, CORE, technology.model_copy(update={entry: scaled})).values()) - total
+            sum(Costs(CORE, technology.model_copy(update={entry: scaled})).energy_pj(a).values()) - total
             for scaled in (Entry(value=figure.value * factor, source="test") for factor in (0, 2, 3))
         ]
         assert changes[1] == pytest.approx(-changes[0], abs=1e-6)
@@ -176,9 +176,9 @@ def test_energy_is_linear_in_counts_and_in_prices(name: str) -> None:
 
 def test_what_costs_nothing_takes_no_energy() -> None:
     free = priced()
-    nothing = {part: value for part, value in energy_pj(some_counters(), CORE, free).items() if value}
+    nothing = {part: value for part, value in Costs(CORE, free).energy_pj(some_counters()).items() if value}
     assert set(nothing) == {"weight memory", "activation memory", "leakage"}
-    assert set(energy_pj(Counters(), CORE, load_technology("nangate45")).values()) == {0}
+    assert set(Costs(CORE, load_technology("nangate45")).energy_pj(Counters()).values()) == {0}
 
 
 def test_results_are_sums_of_their_layers_and_parts() -> None:

@@ -7,7 +7,7 @@ import pytest
 from machines import small_hardware, small_layer, some_mask
 
 from hwsim import fast
-from hwsim.costs import energy_pj
+from hwsim.costs import Costs
 from hwsim.counters import Counters
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
@@ -38,7 +38,7 @@ def test_one_more_essential_neuron_never_saves_time_or_energy() -> None:
         assert after.precise_cycles >= before.precise_cycles
         assert after.cycles >= before.cycles
         slower += after.precise_cycles > before.precise_cycles
-        cheap, dear = (energy_pj(run(layer, priced, m), priced, technology) for m in (mask, more))
+        cheap, dear = (Costs(priced, technology).energy_pj(run(layer, priced, m)) for m in (mask, more))
         assert all(dear[part] >= cheap[part] for part in cheap)
         assert sum(dear.values()) > sum(cheap.values())
     assert slower > CASES / 20

@@ -17,6 +17,7 @@ from hwsim.masks import Pattern
 from hwsim.results import utilisation
 from hwsim.simulate import simulate_network
 from hwsim.sweep import PATTERNS, RATIOS, can_run, random_noise
+from hwsim.tables import engineering
 from hwsim.technology import load_technology
 
 
@@ -60,12 +61,35 @@ def test_printed_figures_are_those_of_the_results() -> None:
         ratio = f"{own.summary()[name] / dense.summary()[name]:.4f}"
         lines = [line for line in said.splitlines() if line.strip().startswith(heading)]
         assert ratio in [line.split()[-1] for line in lines]
-    for part, value in own.energy_pj.items():
-        first, second, ratio = numbers_after(said, part)
-        assert first == f"{value / sum(own.energy_pj.values()):.1%}"
-        assert second == f"{dense.energy_pj[part] / sum(dense.energy_pj.values()):.1%}"
-        beside = dense.energy_pj[part]
-        assert ratio == (f"{value / beside:.4f}" if beside else "-")
+    for what, parts, others in (
+        ("energy", own.energy_pj, dense.energy_pj),
+        ("area", own.area_um2, dense.area_um2),
+    ):
+        for part, value in parts.items():
+            first, second, ratio = numbers_after(said, f"{what} of {part}")
+            assert first == f"{value / sum(parts.values()):.1%}"
+            assert second == f"{others[part] / sum(others.values()):.1%}"
+            assert ratio == (f"{value / others[part]:.4f}" if others[part] else "-")
+
+
+def test_printed_amounts_are_those_that_were_counted() -> None:
+    """Products, additions and bytes; with a memory outside, of which each byte comes or goes once."""
+    said = successful("run", "--model", "small_resnet", "--ratio", 0.75, "--dram", 16)
+    core = load_hardware("unstructured").model_copy(update={"dram_bytes_per_cycle": 16})
+    own = simulate_network(SMALL, core, NANGATE, random_noise(SMALL, 0.75).masks).counters
+    for heading, expected in (
+        ("products of 16 x 16 bits", own.multiplications_16x16),
+        ("products of 4 x 16 bits", own.multiplications_4x16),
+        ("additions of 32 bits", own.accumulations),
+        ("additions of 4 bits", own.projection_additions),
+        ("read from weight memories", 32 * (own.weight_words_read + own.projection_entry_words_read)),
+        ("read from activation memory", 32 * own.activation_words_read),
+        ("written to activation memory", 32 * own.activation_words_written),
+        ("from and to outside", own.dram_bytes),
+    ):
+        value, prefix = numbers_after(said, heading)[:2]
+        scale = {"k": 1e3, "M": 1e6, "kB": 1e3, "MB": 1e6}[prefix]
+        assert float(value) * scale == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_pattern_runs_on_the_core_for_patterns(tmp_path: Path) -> None:
@@ -177,11 +201,14 @@ def test_sweep_has_every_amount_on_every_core_that_can_run_it(tmp_path: Path, me
     found = [(row["noise"], row["core"], row["masks"]) for row in rows]
     ratios = [(f"{round(100 * ratio)}%", "unstructured", "random") for ratio in RATIOS]
     patterns = [(text, core, "random") for text in PATTERNS for core in ("unstructured", "structured")]
-    assert found == [*ratios, *patterns, ("80%", "unstructured", "measured")]
+    dense_rows = [("dense", core, "none") for core in ("unstructured", "structured")]
+    measured_rows = [*dense_rows, ("80%", "unstructured", "measured")]  # of two images
+    assert found == [*dense_rows, *ratios, *patterns, *measured_rows]
+    assert [int(row["images"]) for row in rows] == [1] * (len(rows) - 3) + [2] * 3
     for row in rows:
         assert float(row["noisy_share"]) == pytest.approx(1 - float(row["density"]), abs=1e-3)
     dense = simulate_network(SMALL, load_hardware("unstructured"), NANGATE)
-    for row in rows[:-1]:
+    for row in rows[:-3]:
         assert float(row["seconds_over_dense"]) == pytest.approx(int(row["cycles"]) / dense.cycles)
     for suffix in ("png", "pdf", "svg"):
         assert (out / f"sweep.{suffix}").stat().st_size > 1000
@@ -215,7 +242,7 @@ def test_a_core_for_groups_of_eight_runs_patterns_of_their_divisors(
 def test_two_sweeps_are_equal_bytes(tmp_path: Path) -> None:
     for name in "ab":
         successful("sweep", "--model", "small_resnet", "--out", tmp_path / name)
-    for suffix in ("csv", "png", "pdf"):
+    for suffix in ("csv", "png", "pdf", "svg"):
         assert (tmp_path / "a" / f"sweep.{suffix}").read_bytes() == (
             tmp_path / "b" / f"sweep.{suffix}"
         ).read_bytes()
@@ -303,3 +330,19 @@ def test_compare_shows_what_only_one_of_them_does(tmp_path: Path) -> None:
     assert float(second) > 0
     assert "dram" not in said  # nothing in either
     assert "count: cycles" not in said  # a figure already
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0, "B", "0 B"),
+        (0.0, "", "0"),
+        (0.00371, "J", "3.71 mJ"),
+        (999.9, "B", "999.9 B"),
+        (1000, "B", "1 kB"),
+        (2.5e-15, "s", "0.0025 ps"),
+        (3e15, "op/J", "3000 Top/J"),
+    ],
+)
+def test_four_digits_and_a_prefix(value: float, unit: str, expected: str) -> None:
+    assert engineering(value, unit) == expected

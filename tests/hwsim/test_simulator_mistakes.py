@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from simulator_commands import NANGATE, SMALL, call, masks_of_two_images, written
 
+from hwsim.command_line import app
 from hwsim.hardware import load_hardware
 from hwsim.simulate import simulate_network
 
@@ -123,6 +124,42 @@ def test_mistakes_of_the_other_commands(measured: Path) -> None:
         result = call(*arguments)
         assert result.exit_code == 2
         assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run --model small_resnet --images 0", "--images: expected greater than or equal to 1, found '0'"),
+        ("run --model small_resnet --images 1.5", "--images: expected a valid integer, found '1.5'"),
+        ("run --model small_resnet --ratio half", "--ratio: expected a valid number, found 'half'"),
+        ("sweep --model small_resnet --dram 0", "--dram: expected greater than or equal to 1, found '0'"),
+        ("run --modle small_resnet", "no such option: --modle (Possible options: --model)"),
+        ("explain", "missing option '--model'"),
+        ("run --model", "option '--model' requires an argument"),
+        ("compare one.json", "missing argument 'second'"),
+        ("run --model small_resnet other", "unexpected extra argument(s) (other)"),
+        ("rnu", "no such command 'rnu'. Did you mean 'run'?"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    arguments: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        app(arguments.split(), prog_name="hwsim")
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    [line] = said.err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize(("arguments", "status"), [("", 2), ("--help", 0), ("run --help", 0)])
+def test_help_is_shown_as_it_is(arguments: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        app(arguments.split(), prog_name="hwsim")
+    said = capsys.readouterr()
+    assert (end.value.code, said.err) == (status, "")
+    assert "Usage: hwsim" in said.out
 
 
 def test_the_module_runs_without_pytorch() -> None:

@@ -1,10 +1,14 @@
 """What comes from outside of the chip: bytes by hand, when layers wait, and memories that are too small."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hwsim import reference
 from hwsim.errors import InputError
 from hwsim.hardware import Hardware, load_hardware
 from hwsim.layers import Layer, load_network
@@ -12,6 +16,7 @@ from hwsim.masks import random_mask
 from hwsim.memory import (
     Placement,
     Transfers,
+    bank_bytes,
     check_capacity,
     place,
     plan_transfers,
@@ -113,6 +118,57 @@ def test_weights_that_do_not_fit_pass_through_for_every_tile() -> None:
     two = machine.model_copy(update={"vector_units": 2, "weight_sram_kib_per_unit": 1})  # 2 KiB together
     assert plan_transfers(layers, two, [False, False], 3)[0].streamed_weights == 20 * 8192  # 192 positions
     assert plan_transfers(layers, two, [False, False], 3)[1].preload == 1200
+
+
+def test_a_layer_has_the_banks_of_units_with_an_output_channel_only() -> None:
+    """Six channels on sixteen units: one row of three words of 16 values in each of six banks.
+
+    In the core for patterns the first unit has all six, two words of 32 values each: 768 bytes of 1024.
+    """
+    structured = load_hardware("structured")
+    assert bank_bytes(FIRST, CORE, noisy=False) == 3 * 32
+    assert bank_bytes(FIRST, structured, noisy=False) == 6 * 2 * 64
+    # two quads of W~ (rank 9), 81 bytes of the projection: two words for all sixteen units
+    assert bank_bytes(FIRST, structured, noisy=True) == (6 * 2 + 2 + 1) * 64
+    tight = structured.model_copy(update={"weight_sram_kib_per_unit": 1})
+    wide = replace(FIRST, in_channels=8)  # three words: sixteen banks hold them, the first does not
+    for layer, resident in ((FIRST, True), (wide, False)):
+        assert weight_bytes(layer, noisy=False) < tight.weight_bytes_per_unit * tight.vector_units
+        [plan] = plan_transfers([layer], tight, [False], 1)
+        assert (plan.preload > 0, plan.streamed_weights > 0) == (resident, not resident)
+
+
+@given(
+    channels=st.integers(1, 200),
+    inputs=st.integers(1, 70),
+    groups=st.integers(1, 3),
+    units=st.sampled_from([1, 2, 3, 16]),
+    rows=st.sampled_from([4, 8, 12]),
+    group_channels=st.sampled_from([None, 2, 4]),
+    noisy=st.booleans(),
+)
+def test_the_fullest_bank_is_found_channel_by_channel(
+    channels: int, inputs: int, groups: int, units: int, rows: int, group_channels: int | None, noisy: bool
+) -> None:
+    """Every word of every channel is put into the bank of its unit, as the reference deals channels out."""
+    part = replace(FIRST, in_channels=inputs, out_channels=channels, kernel_height=1, kernel_width=1, rank=0)
+    layer = replace(part, in_channels=groups * inputs, out_channels=groups * channels, groups=groups)
+    selection: dict[str, Any] = {}
+    if group_channels is not None:
+        selection = {"selection": "groups", "group_channels": group_channels}
+    hardware = Hardware(name="mine", vector_units=units, lanes=16, rows_per_unit=rows, **selection)
+    machine = reference._Machine(part, hardware, None, 1)
+    banks = [0] * units
+    for block in machine.blocks:
+        for unit, own in enumerate(machine.rows_of(block)):
+            banks[unit] += len(own) * len(machine.chunks(inputs))
+            if noisy:
+                banks[unit] += len(range(0, len(own), 4)) * len(machine.chunks(part.rank))
+    if noisy:
+        machine.begin_projection(0)
+        for word in range(machine.count["projection_entry_words_read"]):
+            banks[word % units] += 1
+    assert bank_bytes(layer, hardware, noisy) == groups * max(banks) * hardware.word_bytes
 
 
 def test_placement_by_hand() -> None:

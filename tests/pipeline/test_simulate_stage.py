@@ -24,8 +24,10 @@ from nenni_core.shapes import layer_shapes
 from pipeline.artifacts import load_model, load_prepared
 from pipeline.experiment import ExperimentSet
 from pipeline.files import read_json
-from pipeline.keys import stage_config, stage_keys, stages_before
+from pipeline.keys import stage_config, stage_keys, stage_section, stages_before
 from pipeline.runner import Plan, ensure
+from pipeline.runtime import Runtime
+from pipeline.stages import simulate
 from pipeline.stages.command import stage_app
 from pipeline.stages.simulate import MASKS, SIMULATION
 from pipeline.store import Entry, Store
@@ -232,6 +234,30 @@ def test_images_of_a_batch_are_computed_together(store: Store, tmp_path: Path) -
     assert {row["images"] for row in rows} == {2}
     assert rows[0]["cycles"] == result.cycles
     assert rows[0]["seconds_over_dense"] == pytest.approx(result.cycles / dense.cycles)
+
+
+def test_the_masks_of_a_random_network_follow_from_its_seed(store: Store, tmp_path: Path) -> None:
+    """A layer draws one of its projections for each batch: the same ones with equal seeds, else others."""
+    content = with_simulation()
+    content["finetune"]["pattern"] = []
+    content["distill"] |= {"randomize": "bank", "bank_size": 3}
+    [_, banked] = plans_of(content)
+    for stage in ("prepare", "pretrain"):
+        entry = entry_of(store, banked, stage)
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / entry.manifest.key).symlink_to(entry.path)
+    own = Store(tmp_path)
+    inputs = {stage: ensure(stage, banked, store=own).path for stage in ("prepare", "finetune")}
+
+    def masks_with(seed: int, name: str) -> bytes:
+        out = tmp_path / name
+        out.mkdir()
+        simulate.run(stage_section("simulate", banked.experiment), inputs, out, seed=seed, runtime=Runtime())
+        return (out / MASKS).read_bytes()
+
+    first = masks_with(0, "first")
+    assert masks_with(0, "again") == first
+    assert masks_with(1, "other") != first
 
 
 @pytest.mark.parametrize(

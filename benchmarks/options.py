@@ -1,0 +1,23 @@
+"""Options of the benchmarks that are read by the standard library alone."""
+
+import argparse
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells in one line `error: ...` which option is wrong, with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process; a newline in a value does not make two lines."""
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on; `argparse.ArgumentTypeError` for anything else."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return number

@@ -132,5 +132,7 @@ def _first_line(trial: Any) -> str:
     except (OSError, TypeError):
         return "Ray does not say why"
     sentences = [part.strip() for line in text.splitlines() for part in line.split(". ") if part.strip()]
-    telling = [part for part in sentences if "memory" in part or "exit detail" in part or "node" in part.lower()]
+    telling = [
+        part for part in sentences if "memory" in part or "exit detail" in part or "node" in part.lower()
+    ]
     return (telling or sentences or [""])[0][:300]

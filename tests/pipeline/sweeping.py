@@ -17,7 +17,7 @@ from pipeline.store import TIMING, Store, read_entry
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports this in every process of ours. Renaming a file is an audited event, which comes first: the stage
 # has done its work and is about to put a file in place. An accident happens once for each file `once-...`.
-SITECUSTOMIZE = '''
+SITECUSTOMIZE = """
 import errno, os, signal, sys, time
 
 def happens(kind):
@@ -47,7 +47,7 @@ def hook(event, arguments):
 
 if os.environ.get("ACCIDENTS"):
     sys.addaudithook(hook)
-'''
+"""
 
 
 def tiny_grid() -> dict[str, Any]:
@@ -73,6 +73,10 @@ class Sweeping:
     @property
     def store(self) -> Store:
         return Store(self.folder / "store")
+
+    def logs(self, beginning: str = "") -> list[Path]:
+        """The log files of all stages, or of those whose name begins so."""
+        return sorted((self.folder / "store" / ".sweeps").glob(f"*/logs/{beginning}*"))
 
     def start(
         self,

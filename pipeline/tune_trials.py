@@ -126,7 +126,7 @@ def fit(dispatch: Dispatch, job: Job, asked: dict[str, dict[str, float]], folder
 
 
 def _first_line(trial: Any) -> str:
-    """What Ray says of the death of a process, in a line; how it ended is told by signal or memory."""
+    """What Ray says of the death of a process, in a sentence."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Sweeps of a tiny grid as users start them: in processes of their own, with accidents where a test wants them."""
+"""Sweeps of a tiny grid as users start them: in processes of their own, with accidents on demand."""
 
 import copy
 import os
@@ -15,8 +15,8 @@ from tiny_experiment import TINY
 from pipeline.store import TIMING, Store, read_entry
 
 ROOT = Path(__file__).resolve().parents[2]
-# Python imports this in every process of ours. Renaming a file is an audited event, which comes first: the stage
-# has done its work and is about to put a file in place. An accident happens once for each file `once-...`.
+# Python imports this in every process of ours. Renaming a file is an audited event, which comes first: the
+# stage has done its work and is about to put a file in place. Each accident happens once.
 SITECUSTOMIZE = """
 import errno, os, signal, sys, time
 
@@ -32,18 +32,18 @@ def happens(kind):
     if kind == "raises":
         raise RuntimeError("a mistake in the code")
 
+def first(number):
+    try:
+        os.close(os.open(os.path.join(os.environ["ACCIDENT_FOLDER"], str(number)), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
 def hook(event, arguments):
-    if event != "os.rename":
-        return
-    for number, accident in enumerate(os.environ["ACCIDENTS"].split(",")):
-        kind, times, where = accident.split("=")
-        if where in str(arguments[1]):
-            for time_ in range(int(times)):
-                try:
-                    os.close(os.open(os.path.join(os.environ["ACCIDENT_FOLDER"], f"{number}-{time_}"), os.O_CREAT | os.O_EXCL))
-                except FileExistsError:
-                    continue
-                happens(kind)
+    for number, accident in enumerate(os.environ["ACCIDENTS"].split(",")) if event == "os.rename" else ():
+        kind, where = accident.split("=")
+        if where in str(arguments[1]) and first(number):
+            happens(kind)
 
 if os.environ.get("ACCIDENTS"):
     sys.addaudithook(hook)
@@ -85,7 +85,7 @@ class Sweeping:
         environment: dict[str, str] | None = None,
         grid: bool = True,
     ) -> "subprocess.Popen[str]":
-        """A sweep in a process group of its own; `accidents`: `kind=times=part of the path`, with commas."""
+        """A sweep in a process group of its own; `accidents`: `kind=part of a path`, with commas."""
         self.accidents += 1
         happened = self.folder / f"accidents-{self.accidents}"
         happened.mkdir()

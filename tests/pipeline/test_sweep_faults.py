@@ -1,4 +1,4 @@
-"""Accidents in sweeps of real processes: what was done stays, what failed is named, the results are the same."""
+"""Accidents in sweeps of real processes: what was done stays, what failed is named, results are equal."""
 
 import signal
 from pathlib import Path
@@ -47,16 +47,16 @@ def orphans(sweeping: Sweeping) -> list[psutil.Process]:
 def test_stages_that_raise_hang_die_or_find_no_space(
     undisturbed: Sweeping, graph: Graph, tmp_path: Path
 ) -> None:
-    """What may pass is tried again, the rest is named with its log and skips what rests on it, all else is done."""
+    """What may pass is tried again; the rest is named with its log and skips what rests on it."""
     sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
     attacks = [name for name, node in graph.nodes.items() if name.stage == "attack"]
     dense = [name.key for name in attacks if graph.nodes[name].plan.experiment.finetune is None]
     accidents = {
-        f"killed=1={keys(graph, 'pretrain')[0]}/checkpoint": "died",
-        f"full=1={keys(graph, 'pretrain')[1]}/history.json": "No space left on device",
-        f"memory=1={keys(graph, 'distill')[0]}/layers.csv": "cannot allocate",
-        f"raises=1={keys(graph, 'distill')[1]}/layers.csv": "a mistake in the code",
-        f"hangs=1={dense[0]}/results.json": "time limit",
+        f"killed={keys(graph, 'pretrain')[0]}/checkpoint": "died",
+        f"full={keys(graph, 'pretrain')[1]}/history.json": "No space left on device",
+        f"memory={keys(graph, 'distill')[0]}/layers.csv": "cannot allocate",
+        f"raises={keys(graph, 'distill')[1]}/layers.csv": "a mistake in the code",
+        f"hangs={dense[0]}/results.json": "time limit",
     }
     said = sweeping.run("--no-tracking", "--time-limit=15s", accidents=",".join(accidents), status=1)
     for text in accidents.values():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nenni_core.errors import InputError, unknown_choice
 
@@ -45,22 +45,26 @@ class RemoteFile:
 def without_secrets(url: str) -> str:
     """`url` as it may be shown: without a password, without its query."""
     parts = urlsplit(url)
-    user = f"{parts.username}@" if parts.username and parts.password is None else ""
+    user = "" if _has_key(parts) or not parts.username else f"{parts.username}@"
     port = f":{parts.netloc.rpartition(':')[2]}" if re.search(r":\d+$", parts.netloc) else ""
     return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
 
 
 def check_no_secrets(url: str) -> None:
-    """Raise `InputError` if a URL has a password, or a key of S3 or Google, in it."""
+    """Raise `InputError` if a URL has a password or a key in it."""
     parts = urlsplit(url)
-    user_is_key = parts.scheme.lower() in ("s3", "gs", "gcs") and parts.username is not None
     secret = next((name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)), None)
-    if parts.password is not None or user_is_key or secret is not None:
+    if _has_key(parts) or secret is not None:
         raise InputError(
             f"the URL {without_secrets(url)!r} has credentials in it; expected none: they belong into the "
             "environment or the service's own configuration files (for S3: AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials)"
         )
+
+
+def _has_key(parts: SplitResult) -> bool:
+    """Whether there is a password before the host, or what S3 takes for a key."""
+    return parts.password is not None or (parts.scheme.lower() in S3_SCHEMES and parts.username is not None)
 
 
 class RemoteFolder:

@@ -18,7 +18,7 @@ from pipeline.store_commands import app
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s4://bucket/prefix", "unknown scheme of a store's URL 's4'; did you mean 's3'?"),
+        ("s3n://bucket/prefix", "unknown scheme of a store's URL 's3n'; did you mean 's3'?"),
         ("memroy://store", "did you mean 'memory'?"),
         ("s3://bucket/store?regoin=eu", "unknown option of an S3 URL 'regoin'; did you mean 'region'?"),
         ("s3:///store", "expected the name of a bucket"),
@@ -38,7 +38,6 @@ def test_a_url_that_cannot_be_one_is_said(url: str, message: str) -> None:
     [
         "s3://AKIAXYZ:geheim@bucket/store",
         "s3://geheim@bucket/store",
-        "gs://geheim@bucket/store",
         "sftp://someone:geheim@host:22/store",
         "abfs://:geheim@account.dfs.core.windows.net/store",
         "abfs://container@account.dfs.core.windows.net/store?client_secret=geheim",
@@ -51,7 +50,7 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError, match="credentials") as caught:
         open_store(url)
     assert "geheim" not in str(caught.value)
-    assert "geheim" not in without_secrets(url).replace("//geheim@", "")  # a user's name alone may be one
+    assert "geheim" not in without_secrets(url)
     result = CliRunner().invoke(app, ["ls", "--store", url])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "geheim" not in result.output
@@ -63,6 +62,7 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
         "s3://bucket/a/b?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http",
         "sftp://someone@host/store",
         "abfs://container@account.dfs.core.windows.net/store",
+        "gs://anonymous@bucket/store",
         "hdfs://someone@namenode:8020/store",
         "http://127.0.0.1:5000",
         "sqlite:////folder/mlflow.db",

@@ -249,9 +249,12 @@ def _open_s3(url: str) -> tuple[Any, str]:
     bucket = unquote(parts.netloc)
     if not bucket:
         raise InputError(f"store {url!r}: expected the name of a bucket after s3://")
-    elsewhere = {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} & os.environ.keys()
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if server and "endpoint_override" not in options:
+        options["scheme"], _, options["endpoint_override"] = server.rstrip("/").rpartition("://")
+        options["scheme"] = options["scheme"] or "https"
     named = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"} & os.environ.keys()
-    if "endpoint_override" not in options and not elsewhere and "region" not in options and not named:
+    if not {"endpoint_override", "region"} & options.keys() and not named:
         options["region"] = resolve_s3_region(bucket)
     files = S3FileSystem(
         connect_timeout=CONNECT_SECONDS,

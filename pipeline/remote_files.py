@@ -7,6 +7,7 @@ what the other side does or does not do. Credentials come from where each servic
 
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 """How long a server may be silent before an attempt is given up."""
 ATTEMPTS = 3
+REGION = "us-east-1"
+"""What servers that are not Amazon's call theirs unless they are told otherwise."""
 _SECRET = re.compile(r"secret|password|token|credential|signature|(^|_)key$", re.IGNORECASE)
 
 
@@ -131,7 +134,7 @@ class RemoteFolder:
         path = self._path(name)
         with self._explained(f"write {name}"):
             self.make_folder(name.rpartition("/")[0])
-            target = path if self._atomic else f"{path}.{os.getpid()}.part"
+            target = path if self._atomic else f"{path}.{uuid.uuid4().hex}.part"
             with self._files.open_output_stream(target) as stream:
                 stream.write(content)
             if target != path:
@@ -253,9 +256,8 @@ def _open_s3(url: str) -> tuple[Any, str]:
     if server and "endpoint_override" not in options:
         options["scheme"], _, options["endpoint_override"] = server.rstrip("/").rpartition("://")
         options["scheme"] = options["scheme"] or "https"
-    named = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"} & os.environ.keys()
-    if not {"endpoint_override", "region"} & options.keys() and not named:
-        options["region"] = resolve_s3_region(bucket)
+    region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    options["region"] = region or (REGION if "endpoint_override" in options else resolve_s3_region(bucket))
     files = S3FileSystem(
         connect_timeout=CONNECT_SECONDS,
         request_timeout=ANSWER_SECONDS,

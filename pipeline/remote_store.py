@@ -139,6 +139,7 @@ class RemoteStore(Store):
         if there is not None and _content(cached / MANIFEST) == there:
             try:
                 super()._verify(stage, key)
+                shutil.rmtree(self._coming(stage, key), ignore_errors=True)  # left by a kill
                 return True
             except CorruptEntryError as error:
                 self.report(f"store: the copy of {stage} {key[:12]} is damaged ({error}); fetched again")

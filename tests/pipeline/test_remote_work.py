@@ -3,6 +3,7 @@
 A machine is a `RemoteStore` with a cache of its own.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from pipeline.remote_files import RemoteFolder, RemoteStoreError
 from pipeline.remote_store import RemoteStore
 from pipeline.runner import Plan, ensure
 from pipeline.runtime import Runtime
-from pipeline.store import SCRATCH
+from pipeline.store import SCRATCH, Store
 
 
 def work_on(store: RemoteStore, digests: Mapping[str, str] | None = None) -> Work:
@@ -202,3 +203,26 @@ def test_an_entry_damaged_there_is_computed_again_once(
     ensure("attack", variant, store=machine(lines))
     assert stages.ran[count:] == ["distill"]  # to the same bytes: what rests on it still does
     assert len(lines) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+def test_training_that_moves_to_another_machine_ends_at_the_same_bits(
+    machine: Machine, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.attempt.SAVE_EVERY", 0.0)
+    tiny["pretrain"]["epochs"] = 3
+    planned = plans_of(tiny)[0]
+    undisturbed = ensure("pretrain", planned, store=Store(tmp_path / "undisturbed"))
+    steps = itertools.count()
+
+    def lost_in_the_last_epoch(description: str, completed: int, total: int) -> None:
+        if description.startswith("pretrain") and completed > 2 * total / 3 and next(steps) == 1:
+            raise SystemExit("the machine is lost")
+
+    runtime = Runtime(progress=lost_in_the_last_epoch)
+    with pytest.raises(SystemExit):
+        ensure("pretrain", planned, store=machine(checkpoint_seconds=0.0), runtime=runtime)
+    entry = ensure("pretrain", planned, store=machine())
+    assert entry.manifest.resumed
+    assert entry.manifest.digest == undisturbed.manifest.digest

@@ -27,7 +27,7 @@ export GOMP_SPINCOUNT := 10000
 
 .PHONY: help
 help: ## list these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: env
 env: $(INSTALLED) ## install the locked dependencies into .venv/ (again whenever requirements/ changes)
@@ -85,7 +85,12 @@ test: lint ## lint, then the whole test suite, on up to four cores
 
 .PHONY: quick
 quick: env ## the tests that take no more than a moment
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow and not cluster"
+
+.PHONY: test-cluster
+test-cluster: env ## the tests with real servers on this machine; installs what requirements/cluster.lock adds
+	python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cluster.lock
+	python -m pytest -m cluster tests/cluster
 
 .PHONY: format
 format: env ## format the code and mend what ruff can mend
@@ -96,6 +101,7 @@ format: env ## format the code and mend what ruff can mend
 lock: env ## resolve requirements/*.in into the locks again; UPGRADE=1 takes newer versions
 	uv pip compile $(LOCK_OPTIONS) requirements/base.in requirements/dev.in -o requirements/lock.txt
 	uv pip compile $(LOCK_OPTIONS) --no-deps requirements/no-deps.in -o requirements/no-deps.lock
+	uv pip compile $(LOCK_OPTIONS) -c requirements/lock.txt requirements/cluster.in -o requirements/cluster.lock
 
 # One lock for all platforms and Python versions, with hashes and without addresses or paths of the machine that made it.
 LOCK_OPTIONS = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)

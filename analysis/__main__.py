@@ -17,14 +17,16 @@ from analysis.current import read_current_set
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
-from analysis.runs import NothingTrackedError, Parent, default_tracking_uri, find_parent, stage_runs
+from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.summary import attack_pair, summarise
 from analysis.tables.markdown import to_markdown
 from analysis.tables.robustness import MASKING, RobustnessTable, build_table
 from analysis.tables.writing import caption, cells, headings
 from nenni_core.errors import InputError
-from pipeline.command_line import Params, new_app, silence_telemetry, user_errors
+from pipeline.command_line import Params, TrackingOption, new_app, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet
+from pipeline.locations import tracking_location
+from pipeline.remote_files import without_secrets
 
 MASKED = column_name(MASKING)
 
@@ -34,10 +36,7 @@ app = new_app("Write the table, the figure and the report of a tracked experimen
 @app.command()
 def analyse(
     params: Params = Path("params.yaml"),
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(help="MLflow's store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
-    ] = None,
+    tracking_uri: TrackingOption = None,
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment; default: the parameter file's tracking.experiment.")
     ] = None,
@@ -60,7 +59,7 @@ def analyse(
     with user_errors(ExperimentSet, params):
         wanted = read_current_set(params)
         parent = find_parent(
-            tracking_uri or default_tracking_uri(Path.cwd()),
+            tracking_location(tracking_uri, wanted.tracking_uri),
             experiment or wanted.experiment,
             run,
             remedy=wanted.remedy,
@@ -73,7 +72,7 @@ def analyse(
         if current_only and not current:
             raise NothingTrackedError(
                 f"--current-only: the set of {str(params)!r} as it stands is not what is tracked in "
-                f"{parent.tracking_uri}; {wanted.remedy}"
+                f"{without_secrets(parent.tracking_uri)}; {wanted.remedy}"
             )
         table = build_table(
             runs.filter(pl.col("stage") == "attack"),

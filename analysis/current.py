@@ -19,6 +19,7 @@ class CurrentSet:
     """
 
     experiment: str
+    tracking_uri: str | None  # what the file says of where MLflow is
     remedy: Remedy
     key: str | None
     no_key: str
@@ -69,6 +70,7 @@ def read_current_set(params: Path) -> CurrentSet:
         networks.append(network)
     return CurrentSet(
         experiment=parameters.tracking.experiment,
+        tracking_uri=parameters.tracking.uri,
         remedy=remedy_for(params),
         key=key,
         no_key=no_key,

@@ -15,6 +15,8 @@ import polars as pl
 
 from analysis.remedy import DEFAULT, OTHER_FILE, Remedy
 from nenni_core.errors import InputError
+from pipeline.locations import tracking_location
+from pipeline.remote_files import without_secrets
 
 FINISHED = "FINISHED"
 
@@ -90,11 +92,6 @@ class Parent:
         return OTHER_FILE if self.other_than_wanted else self.wanted
 
 
-def default_tracking_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI` of the environment, else the SQLite file `mlflow.db` in the folder `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
-
-
 def find_parent(
     tracking_uri: str,
     experiment: str,
@@ -115,7 +112,8 @@ def find_parent(
     client = _client(tracking_uri, remedy)
     found = _ask(tracking_uri, client.get_experiment_by_name, experiment)
     if found is None:
-        raise NothingTrackedError(f"no MLflow experiment {experiment!r} in {tracking_uri}; {remedy}")
+        place = without_secrets(tracking_uri)
+        raise NothingTrackedError(f"no MLflow experiment {experiment!r} in {place}; {remedy}")
     parents = sorted(
         _search(
             tracking_uri,
@@ -155,7 +153,7 @@ def find_parent(
         passed_over.append(candidate.info.run_id)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
-        f"in {tracking_uri}; {remedy}"
+        f"in {without_secrets(tracking_uri)}; {remedy}"
     )
 
 
@@ -168,13 +166,12 @@ def load_runs(
 ) -> pl.DataFrame:
     """The runs of one tracked experiment, one row per run, oldest first.
 
-    `tracking_uri` is MLflow's (default: see `default_tracking_uri`, in the current folder), `run` a parent
-    run's id (default: see `find_parent`), `stage` the stage to take (None: all of them). The columns are
+    `tracking_uri` is MLflow's (default: see `pipeline.locations.tracking_location`), `run` a parent run's
+    id (default: see `find_parent`), `stage` the stage to take (None: all of them). The columns are
     those of `COLUMNS` and one for each metric with a slash in its name. Runs that did not finish are rows
     too: look at `status`. Raises what `find_parent` raises.
     """
-    uri = tracking_uri or default_tracking_uri(Path.cwd())
-    return stage_runs(find_parent(uri, experiment, run), stage=stage)
+    return stage_runs(find_parent(tracking_location(tracking_uri), experiment, run), stage=stage)
 
 
 def stage_runs(parent: Parent, *, stage: str | None = "attack") -> pl.DataFrame:
@@ -263,7 +260,8 @@ def _ask(tracking_uri: str, question: Any, /, *arguments: Any, **named: Any) -> 
         return question(*arguments, **named)
     except (MlflowException, SQLAlchemyError, ImportError) as failure:  # ImportError: a database's driver
         reason = " ".join(str(failure).split())
-        raise InputError(f"MLflow at {tracking_uri} does not answer: {reason[:300]}") from failure
+        place = without_secrets(tracking_uri)
+        raise InputError(f"MLflow at {place} does not answer: {reason[:300]}") from failure
 
 
 def _search(tracking_uri: str, client: Any, ids: list[str], condition: str, order: str) -> Iterator[Any]:

@@ -5,7 +5,8 @@ then names the code that began it, and the seconds of all processes that had a p
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,22 +35,29 @@ class Attempt(BaseModel):
 
 
 class Work:
-    """The folder in which a process works on an entry. Hold the entry's lock."""
+    """The folder in which a process works on an entry. Hold the entry's lock.
 
-    def __init__(self, out: Path, begun: Attempt, *, resumed: bool) -> None:
+    `share` is called from time to time at moments at which all checkpoints are whole.
+    """
+
+    def __init__(
+        self, out: Path, begun: Attempt, *, resumed: bool, share: Callable[[], None] = lambda: None
+    ) -> None:
         self.out = out
         self.begun = begun
         self.resumed = resumed
+        self._share = share
         self._start = self._saved = time.perf_counter()
         self._save()
 
     @classmethod
     def begin(cls, store: Store, stage: str, key: str, upstream_digests: Mapping[str, str]) -> "Work":
         """Continue what an interrupted process has left, or start anew where that read other inputs."""
+        share = partial(store.save_checkpoint, stage, key)
         out = store.begin(stage, key)
         earlier = _read(out / SCRATCH / ATTEMPT)
         if earlier is not None and earlier.upstream_digests == dict(upstream_digests):
-            return cls(out, earlier, resumed=True)
+            return cls(out, earlier, resumed=True, share=share)
         if any(out.iterdir()):
             store.discard(stage, key)
             out = store.begin(stage, key)
@@ -60,7 +68,7 @@ class Work:
             git_dirty=state.dirty,
             code=code_digest(),
         )
-        return cls(out, fresh, resumed=False)
+        return cls(out, fresh, resumed=False, share=share)
 
     @property
     def seconds(self) -> float:
@@ -68,11 +76,15 @@ class Work:
         return round(self.begun.seconds + time.perf_counter() - self._start, 3)
 
     def timed(self, progress: ProgressCallback) -> ProgressCallback:
-        """`progress` that also saves the time spent, now and then."""
+        """`progress` that also saves the time spent, now and then, and lets the store copy the checkpoints.
+
+        It is called between two steps of the work, so nothing is being written meanwhile.
+        """
 
         def report(description: str, completed: int, total: int) -> None:
             if time.perf_counter() - self._saved >= SAVE_EVERY:
                 self._save()
+                self._share()
             progress(description, completed, total)
 
         return report

@@ -19,7 +19,22 @@ from pipeline.allocation import keep_freed_memory
 from pipeline.problems import describe, shortened
 
 Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of finished stages.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|URL",
+        help="Where finished stages are kept; default: NENNI_STORE, else the parameter file's, else store/.",
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="Where MLflow is; default: MLFLOW_TRACKING_URI, else the parameter file's, else mlflow.db here.",
+    ),
+]
 
 SPEED_PERIOD = 3600.0
 """Seconds over which a bar measures its speed: one batch of an attack can take minutes."""

@@ -380,6 +380,11 @@ class Tracking(Section):
     """How the runs are recorded; changes no result and no key."""
 
     experiment: str = Field(default="demo", min_length=1, description="name of the MLflow experiment")
+    uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="where MLflow is, unless --tracking-uri or MLFLOW_TRACKING_URI say it; null: mlflow.db",
+    )
     system_metrics: tuple[StageName, ...] = Field(
         default=(), description="stages during which CPU, memory and GPU use are sampled"
     )

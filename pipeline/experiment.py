@@ -231,6 +231,11 @@ class ExperimentSet(Section):
     """The content of a parameter file."""
 
     seed: Whole = Field(default=0, ge=0, description="of everything random but the data split")
+    store: str | None = Field(
+        default=None,
+        min_length=1,
+        description="where finished stages are kept, unless --store or NENNI_STORE say it; null: store/",
+    )
     tracking: Tracking = Field(default_factory=lambda: Tracking(), description="how runs are recorded")
     prepare: Prepare
     pretrain: PretrainSet

@@ -1,4 +1,4 @@
-"""MLflow as this project sets it up: a local database, or the server that MLFLOW_TRACKING_URI names."""
+"""MLflow as this project sets it up: a local database, or a server (see `pipeline.locations`)."""
 
 import logging
 import os
@@ -14,15 +14,10 @@ from pipeline.locks import locked_file
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+ARTIFACTS = "mlartifacts"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Opens MLflow's pages for training runs, not those for language models."""
 _SQLITE = "sqlite:///"
-
-
-def tracking_uri() -> str:
-    """Where runs are recorded: MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path.cwd() / DATABASE}"
 
 
 def database_path(uri: str) -> Path | None:

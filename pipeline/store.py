@@ -10,6 +10,9 @@ of and their checksums. The store is the truth: a stage is done if and only if i
   result, is moved to `.aside/`, reported, and computed again.
 - `locked` keeps two processes from computing one key at the same time.
 
+`open_store` opens one by the name that a user gives it: a folder, also on NFS, or a URL, whose store works in
+a local folder and keeps the finished entries at the URL (`pipeline.remote_store`).
+
 `python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store.
 """
 
@@ -18,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -117,15 +121,26 @@ class CorruptEntryError(Exception):
     """The files of an entry are not those that were stored."""
 
 
+def read_manifest(content: bytes, stage: str | None = None, key: str | None = None) -> Manifest:
+    """The manifest in the bytes of its file; raises `CorruptEntryError`, also if it is of another entry."""
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptEntryError(f"{MANIFEST} is not what was written") from error
+    if not manifest.is_intact():
+        raise CorruptEntryError(f"{MANIFEST} is not what was written")
+    if key is not None and (manifest.stage, manifest.key) != (stage, key):
+        raise CorruptEntryError(f"{MANIFEST} belongs to another entry")
+    return manifest
+
+
 def read_entry(path: Path) -> Entry:
     """The entry in a folder, every byte of it verified; raises `CorruptEntryError`."""
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = "is missing" if isinstance(error, OSError) else "is not what was written"
-        raise CorruptEntryError(f"{MANIFEST} {reason}") from error
-    if not manifest.is_intact():
-        raise CorruptEntryError(f"{MANIFEST} is not what was written")
+        content = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise CorruptEntryError(f"{MANIFEST} is missing") from error
+    manifest = read_manifest(content)
     for name, record in manifest.files.items():
         file = path / name
         if not file.is_file():
@@ -133,6 +148,28 @@ def read_entry(path: Path) -> Entry:
         if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
             raise CorruptEntryError(f"{name} is not what was written")
     return Entry(path, manifest)
+
+
+def open_store(
+    location: str, report: Callable[[str], None] = lambda line: None, *, existing: bool = False
+) -> "Store":
+    """The store at a path or a URL; `existing`: it has to be there already.
+
+    Raises `InputError` for a place that cannot be one, or (if `existing`) is none, and
+    `pipeline.remote_files.RemoteStoreError` for a server that does not answer or refuses.
+    """
+    if "://" in location:
+        from pipeline.remote_store import RemoteStore  # which is a `Store`
+
+        store: Store = RemoteStore(location, report)
+    else:
+        root = Path(location)
+        if root.exists() and not root.is_dir():
+            raise InputError(f"store {location!r} is a file; expected a folder or a URL")
+        store = Store(root, report)
+    if existing and not store.exists():
+        raise InputError(f"there is no store at {location!r}")
+    return store
 
 
 class Store:
@@ -143,12 +180,28 @@ class Store:
         self.report = report
         self._verified: dict[Path, tuple[tuple[int, int], Entry]] = {}
 
-    @classmethod
-    def existing(cls, root: Path, report: Callable[[str], None] = lambda line: None) -> "Store":
-        """A store that is there; `InputError` if it is not."""
-        if not root.is_dir():
-            raise InputError(f"there is no store at {str(root)!r}")
-        return cls(root, report)
+    @property
+    def location(self) -> str:
+        """What `open_store` opens it by; a path is relative to the working directory if it was given so."""
+        return str(self.root)
+
+    def exists(self) -> bool:
+        """Whether anybody has ever written to it."""
+        return self.root.is_dir()
+
+    def contains(self, stage: str, key: str) -> bool:
+        """Whether there is a finished entry; nothing is verified."""
+        return (self.entry_path(stage, key) / MANIFEST).is_file()
+
+    def refresh(self) -> None:
+        """Look again at what may have changed behind the back of this object."""
+
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        """The manifest of an entry, its files left alone; None if there is none, or a damaged one."""
+        try:
+            return read_manifest((self.entry_path(stage, key) / MANIFEST).read_bytes(), stage, key)
+        except (OSError, CorruptEntryError):
+            return None
 
     def entry_path(self, stage: str, key: str) -> Path:
         """Where the finished entry is, or would be."""
@@ -186,10 +239,13 @@ class Store:
         self._verified[path] = identity, entry
         return entry
 
-    def set_aside(self, stage: str, key: str, reason: str) -> Path:
+    def set_aside(self, stage: str, key: str, reason: str) -> None:
         """Move an entry that cannot be used to `.aside/` and report it. Hold the lock."""
         source = self.entry_path(stage, key)
         self._verified.pop(source, None)
+        self._move_aside(source, stage, key, reason)
+
+    def _move_aside(self, source: Path, stage: str, key: str, reason: str) -> None:
         aside = self.root / ".aside"
         aside.mkdir(parents=True, exist_ok=True)
         number = 0
@@ -197,7 +253,6 @@ class Store:
             number += 1
         source.rename(target)
         self.report(f"store: {stage} {key[:12]} cannot be used: {reason}; moved to {target}")
-        return target
 
     @contextmanager
     def locked(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
@@ -242,6 +297,17 @@ class Store:
             return None
         return self._publish(stage, key)
 
+    def verify(self, stage: str, key: str) -> Entry | None:
+        """`recover`, with every byte read again although this process may have done so. Hold the lock."""
+        self._verified.pop(self.entry_path(stage, key), None)
+        return self.recover(stage, key)
+
+    def save_checkpoint(self, stage: str, key: str) -> None:
+        """Called now and then while an entry is computed: what is in its `SCRATCH` is whole at this moment.
+
+        A local folder has it already.
+        """
+
     def commit(self, manifest: Manifest) -> Entry:
         """Turn the folder that `begin` gave into an entry; fills in `manifest.files`. Hold the lock."""
         stage, key = manifest.stage, manifest.key
@@ -257,12 +323,12 @@ class Store:
         return self._publish(stage, key)
 
     def _publish(self, stage: str, key: str) -> Entry:
-        partial, final = self.partial_path(stage, key), self.entry_path(stage, key)
-        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
-        for folder in [partial, *(child for child in partial.rglob("*") if child.is_dir())]:
+        work, final = self.partial_path(stage, key), self.entry_path(stage, key)
+        shutil.rmtree(work / SCRATCH, ignore_errors=True)
+        for folder in [work, *(child for child in work.rglob("*") if child.is_dir())]:
             sync_folder(folder)
         final.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(partial, final)
+        os.rename(work, final)
         sync_folder(final.parent)
         entry = Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
         self._verified[final] = _identity((final / MANIFEST).stat()), entry  # hashed a moment ago
@@ -271,14 +337,17 @@ class Store:
     def discard(self, stage: str, key: str) -> None:
         """Remove an entry or what is unfinished of it. Hold the lock."""
         self._verified.pop(self.entry_path(stage, key), None)
-        for path in (self.entry_path(stage, key), self.partial_path(stage, key)):
-            if path.exists():
-                # renamed first, so that a kill in between leaves no half of an entry behind
-                rubbish = self.root / ".partial" / f".removed-{stage}-{key}"
-                shutil.rmtree(rubbish, ignore_errors=True)
-                rubbish.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(rubbish)
-                shutil.rmtree(rubbish)
+        self._remove(stage, key, self.entry_path(stage, key))
+        self._remove(stage, key, self.partial_path(stage, key))
+
+    def _remove(self, stage: str, key: str, path: Path) -> None:
+        """Remove a folder of this key. It is renamed first, so that a kill leaves no half of it behind."""
+        if path.exists():
+            rubbish = self.root / ".partial" / f".removed-{stage}-{key}"
+            shutil.rmtree(rubbish, ignore_errors=True)
+            rubbish.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(rubbish)
+            shutil.rmtree(rubbish)
 
     def names(self) -> list[tuple[str, str]]:
         """(stage, key) of all finished entries, in the order of the stages; nothing is verified."""
@@ -288,28 +357,37 @@ class Store:
         """(stage, key) of all entries that were begun and not finished."""
         return [(stage, path.name) for stage in STAGES for path in _folders(self.root / ".partial" / stage)]
 
-    def collect(self, keep: Mapping[str, set[str]], *, dry_run: bool = False) -> list[Path]:
+    def collect(self, keep: Mapping[str, set[str]], *, dry_run: bool = False) -> list[str]:
         """Remove every entry and unfinished folder whose key is not in `keep[stage]`, and `.aside/`.
 
-        What another process works on is left alone. Returns what was (or would be) removed.
+        What another process works on is left alone. Returns where what was (or would be) removed is.
         """
-        removed: list[Path] = []
+        removed: list[str] = []
         for stage, key in sorted(set(self.names()) | set(self.unfinished())):
             if key in keep.get(stage, set()):
                 continue
             try:
                 with self.locked(stage, key, wait=False):
-                    paths = [self.entry_path(stage, key), self.partial_path(stage, key)]
-                    removed += [path for path in paths if path.exists()]
+                    removed += self._places(stage, key)
                     if not dry_run:
                         self.discard(stage, key)
             except BusyError:
                 self.report(f"store: {stage} {key[:12]} is in use; kept")
-        for path in [*_folders(self.root / ".aside"), *self.root.glob(".partial/.removed-*")]:
-            removed.append(path)
+        for place, remove in self._rubbish():
+            removed.append(place)
             if not dry_run:
-                shutil.rmtree(path)
+                remove()
         return removed
+
+    def _places(self, stage: str, key: str) -> list[str]:
+        """Where the entry and what is unfinished of it are, as far as they are there."""
+        paths = [self.entry_path(stage, key), self.partial_path(stage, key)]
+        return [str(path) for path in paths if path.exists()]
+
+    def _rubbish(self) -> list[tuple[str, Callable[[], None]]]:
+        """What belongs to no entry: where it is, and what removes it."""
+        folders = [*_folders(self.root / ".aside"), *self.root.glob(".partial/.removed-*")]
+        return [(str(path), partial(shutil.rmtree, path)) for path in folders]
 
 
 def _identity(state: os.stat_result) -> tuple[int, int]:

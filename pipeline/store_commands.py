@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.command_line import StoreFolder, new_app, say, user_errors
+from nenni_core.errors import InputError
+from pipeline.command_line import StoreOption, new_app, say, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
+from pipeline.locations import store_location
 from pipeline.runner import plan
-from pipeline.store import MANIFEST, Manifest, Store
+from pipeline.store import Store, open_store
+
+ParamsNamingStore = Annotated[
+    Path | None, typer.Option("--params", help="Parameter file that may name the store.")
+]
 
 app = new_app("Look at the store of finished stages, check it, tidy it.")
 
@@ -22,16 +27,14 @@ def main() -> None:
 
 
 @app.command("ls")
-def list_entries(store: StoreFolder = Path("store")) -> None:
+def list_entries(store: StoreOption = None, params: ParamsNamingStore = None) -> None:
     """List what is finished and what was begun, with size, seconds and commit."""
-    with user_errors():
-        opened = Store.existing(store, say)
+    with user_errors(ExperimentSet, params):
+        opened = _opened(store, params)
         table = Table("stage", "key", "MB", "seconds", "commit", box=None, header_style="bold")
         for stage, key in opened.names():
-            path = opened.entry_path(stage, key)
-            try:
-                manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-            except (OSError, ValidationError):
+            manifest = opened.manifest(stage, key)
+            if manifest is None:
                 table.add_row(stage, key[:12], "", "", "damaged: run `verify`")
                 continue
             size = sum(record.size for record in manifest.files.values()) / 1e6
@@ -43,15 +46,15 @@ def list_entries(store: StoreFolder = Path("store")) -> None:
 
 
 @app.command()
-def verify(store: StoreFolder = Path("store")) -> None:
+def verify(store: StoreOption = None, params: ParamsNamingStore = None) -> None:
     """Check every byte of every entry; damaged ones are moved aside. Exit status 1 if there were any."""
-    with user_errors():
-        opened = Store.existing(store, say)
+    with user_errors(ExperimentSet, params):
+        opened = _opened(store, params)
         names = opened.names()
         damaged = []
         for stage, key in names:
             with opened.locked(stage, key):
-                if opened.recover(stage, key) is None:
+                if opened.verify(stage, key) is None:
                     damaged.append(key)
         say(f"{len(names) - len(damaged)} of {len(names)} entries are as they were written")
         if damaged:
@@ -63,19 +66,32 @@ def gc(
     params: Annotated[
         list[Path], typer.Option("--params", help="Keep what these files describe (repeatable).")
     ],
-    store: StoreFolder = Path("store"),
+    store: StoreOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it, not only say what would go.")] = False,
 ) -> None:
     """List, and with --delete remove, what no experiment of the parameter files needs or was set aside."""
     keep: dict[str, set[str]] = {}
+    named: set[str | None] = set()
     for path in params:
         with user_errors(ExperimentSet, path):
-            for planned in plan(load_parameters(path).experiments()):
+            parameters = load_parameters(path)
+            named.add(parameters.store)
+            for planned in plan(parameters.experiments()):
                 for stage, key in planned.keys.items():
                     keep.setdefault(stage, set()).add(key)
     with user_errors():
-        removed = Store.existing(store, say).collect(keep, dry_run=not delete)
-        for path in removed:
-            say(f"{'removed' if delete else 'would remove'} {path}")
+        places = {store_location(store, name) for name in named}
+        if len(places) > 1:
+            listed = ", ".join(sorted(places))
+            raise InputError(f"the parameter files name different stores ({listed}); choose one with --store")
+        removed = open_store(places.pop(), say, existing=True).collect(keep, dry_run=not delete)
+        for path_or_url in removed:
+            say(f"{'removed' if delete else 'would remove'} {path_or_url}")
         if removed and not delete:
             say("nothing was removed; --delete does it")
+
+
+def _opened(store: str | None, params: Path | None) -> Store:
+    """The store that the command line, the environment or the parameter file names; it has to be there."""
+    named = None if params is None else load_parameters(params).store
+    return open_store(store_location(store, named), say, existing=True)

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.command_line import Params, StoreFolder, new_app, say, user_errors
+from pipeline.command_line import Params, StoreOption, TrackingOption, new_app, say, user_errors
 from pipeline.config import Tracking
 from pipeline.experiment import STAGES, ExperimentSet, load_parameters
 from pipeline.files import read_json
 from pipeline.keys import canonical_json, stage_config
-from pipeline.mlflow_backend import connect, exclusive, experiment_id, tracking_uri
+from pipeline.locations import store_location, tracking_location
+from pipeline.mlflow_backend import connect, exclusive, experiment_id
 from pipeline.run_tags import WEIGHTS, flatten, result_tags, stage_tags
 from pipeline.runner import Plan, plan
 from pipeline.runtime import RecordCallback
-from pipeline.store import TIMING, Entry, Store
+from pipeline.store import TIMING, Entry, Store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +41,8 @@ LOSS = "train_loss"
 class Tracker:
     """An `Observer` that writes what it sees to MLflow. None of its methods raises.
 
-    `report` gets one line if tracking fails; from then on the tracker does nothing.
+    `report` gets one line if tracking fails; from then on the tracker does nothing. `uri` is what the command
+    line says of where MLflow is; `tracking_location` decides.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Tracker:
         self._wanted = wanted
         self._store = store
         self._report = report
-        self._uri = uri or tracking_uri()
+        self._uri = tracking_location(uri, settings.uri)
         self._session: _Session | None = None
         self._failed = False
 
@@ -342,13 +344,15 @@ def commands() -> None:
 
 
 @app.command()
-def sync(params: Params = Path("params.yaml"), store: StoreFolder = Path("store")) -> None:
+def sync(
+    params: Params = Path("params.yaml"), store: StoreOption = None, tracking_uri: TrackingOption = None
+) -> None:
     """Record every finished stage of a parameter file that MLflow does not know yet."""
     with user_errors(ExperimentSet, params):
         parameters = load_parameters(params)
         plans = plan(parameters.experiments())
-        opened = Store.existing(store, say)
-        tracker = Tracker(parameters.tracking, plans, store=opened)
+        opened = open_store(store_location(store, parameters.store), say, existing=True)
+        tracker = Tracker(parameters.tracking, plans, store=opened, uri=tracking_uri)
         missing = set()
         for planned in plans:
             for stage in planned.experiment.stages:

@@ -140,6 +140,16 @@ def test_lock_satisfies_what_is_asked_for() -> None:
     assert unmet == {}, "make lock"
 
 
+def test_the_cluster_tests_fit_into_the_locked_environment() -> None:
+    """Installing what they need on top changes no version of what is there."""
+    locked, more = pins(), requirements("cluster.lock")
+    for requirement in more:
+        version = Version(next(iter(requirement.specifier)).version)
+        assert version in locked.get(canonicalize_name(requirement.name), [version]), requirement
+    asked = {canonicalize_name(requirement.name) for requirement in requirements("cluster.in")}
+    assert asked <= {canonicalize_name(requirement.name) for requirement in more}, "make lock"
+
+
 def test_what_the_package_declares_is_what_is_locked() -> None:
     asked = {
         canonicalize_name(r.name) for file in ("base.in", "dev.in", "torch.txt") for r in requirements(file)

@@ -10,7 +10,8 @@ import typer
 
 from pipeline.command_line import (
     Params,
-    StoreFolder,
+    StoreOption,
+    TrackingOption,
     choose_device,
     configure_torch,
     new_app,
@@ -21,10 +22,11 @@ from pipeline.command_line import (
 )
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.exports import Folders, Result, export
+from pipeline.locations import store_location
 from pipeline.provenance import code_digest
 from pipeline.runner import Observer, Plan, Unobserved, ensure, plan
 from pipeline.runtime import RecordCallback, Runtime
-from pipeline.store import Entry, Store
+from pipeline.store import Entry, Store, open_store
 from pipeline.tracking import Tracker
 
 
@@ -48,7 +50,8 @@ def stage_app(stage: str) -> typer.Typer:
             "metrics"
         ),
         plots: Annotated[Path, typer.Option(help="Folder for curves that DVC plots.")] = Path("plots"),
-        store: StoreFolder = Path("store"),
+        store: StoreOption = None,
+        tracking_uri: TrackingOption = None,
         device: Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")] = "auto",
         threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
         tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
@@ -60,13 +63,15 @@ def stage_app(stage: str) -> typer.Typer:
             chosen = choose_device(device)
             configure_torch(threads, chosen)
             runtime = Runtime(device=chosen)
+            parameters = load_parameters(params)
             run_set(
                 stage,
-                load_parameters(params),
-                store=Store(store, say),
+                parameters,
+                store=open_store(store_location(store, parameters.store), say),
                 folders=Folders(outputs, metrics, plots),
                 runtime=runtime,
                 tracked=tracking,
+                tracking_uri=tracking_uri,
                 recompute=recompute,
             )
 
@@ -81,11 +86,16 @@ def run_set(
     folders: Folders,
     runtime: Runtime,
     tracked: bool,
+    tracking_uri: str | None = None,
     recompute: bool = False,
 ) -> list[Result]:
-    """Ensure `stage`, and all before it, for every experiment of a set, and write what DVC follows."""
+    """Ensure `stage`, and all before it, for every experiment of a set, and write what DVC follows.
+
+    `tracking_uri` is what the command line says of where MLflow is.
+    """
     plans = plan(parameters.experiments())
-    tracker = Tracker(parameters.tracking, plans, store=store, report=say) if tracked else None
+    settings = parameters.tracking
+    tracker = Tracker(settings, plans, store=store, report=say, uri=tracking_uri) if tracked else None
     observer = Narrator(stage, tracker or Unobserved())
     concerned = [planned for planned in plans if stage in planned.experiment.stages]
     if recompute:

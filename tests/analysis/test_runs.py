@@ -7,7 +7,7 @@ import pytest
 from recorded_runs import DENSE, IMAGES, Recorded, Recorder, noise, read_back
 
 from analysis import load_runs
-from analysis.runs import COLUMNS, NothingTrackedError, default_tracking_uri, find_parent, stage_runs
+from analysis.runs import COLUMNS, NothingTrackedError, find_parent, stage_runs
 from nenni_core.errors import InputError
 
 
@@ -90,10 +90,3 @@ def test_values_that_are_no_numbers_become_null(recorder: Recorder) -> None:
         None
     ] * 5
     assert run["bitops_measured"] == 1.0
-
-
-def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/other.db")
-    assert default_tracking_uri(tmp_path) == "sqlite:////elsewhere/other.db"

@@ -39,7 +39,8 @@ class Checkout:
             "DVC_NO_ANALYTICS": "true",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
+        for name in ("MLFLOW_TRACKING_URI", "NENNI_STORE"):
+            self.environment.pop(name, None)
         for name in COPIED:
             source, target = ROOT / name, folder / name
             if source.is_dir():

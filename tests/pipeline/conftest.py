@@ -1,6 +1,8 @@
 """Fixtures of the pipeline's tests."""
 
 import copy
+import itertools
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from remote_places import Machine, Place
 from tiny_experiment import TINY
 
+from pipeline import remote_store
 from pipeline.config import Tracking
+from pipeline.remote_store import RemoteStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,3 +58,23 @@ def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     strictness = torch.get_deterministic_debug_mode()
     yield tmp_path
     torch.set_deterministic_debug_mode(strictness)
+
+
+@pytest.fixture(params=["file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "file":
+        return Place((tmp_path / "there").as_uri())
+    return Place(f"memory:/{tmp_path}/there")
+
+
+@pytest.fixture
+def machine(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A new machine at each call; `lines` gets what it reports. Checkpoints are copied when asked for."""
+    monkeypatch.setattr(remote_store, "CHECKPOINT_SHARE", math.inf)
+    number = itertools.count()
+
+    def start(lines: list[str] | None = None, **settings: Any) -> RemoteStore:
+        report = (lambda line: None) if lines is None else lines.append
+        return RemoteStore(place.url, report, cache=tmp_path / f"cache-{next(number)}", **settings)
+
+    return start

@@ -34,7 +34,7 @@ def store_stage(store: Store, stage: str, planned: Plan) -> Entry:
         facts = {
             "name": "synthetic",
             "source": "generated",
-            "images": {"train": 36},
+            "images": {"train": 36, "test": 20},
             "image_shape": [3, 16, 16],
             "sha256": {"train_images": "f" * 64},
         }

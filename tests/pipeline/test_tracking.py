@@ -1,7 +1,6 @@
 """What MLflow is told: everything once, whatever happens in between; and never at the cost of a stage."""
 
 import json
-import os
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict
@@ -295,14 +294,3 @@ def test_configuration_is_flattened_with_dots() -> None:
         "e": "0.9",
         "f": "true",
     }
-
-
-def test_the_default_database_is_in_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org")
-    assert tracking.tracking_uri() == "http://example.org"
-    assert os.environ["MLFLOW_TRACKING_URI"] == "http://example.org"

@@ -8,19 +8,16 @@ multiplications say.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import quantiles
-
-from pydantic import ValidationError
 
 from nenni_core.data import dataset_extent
 from pipeline.graph import Node, NodeId
 from pipeline.keys import stage_section
-from pipeline.store import MANIFEST, Manifest, Store
+from pipeline.store import Manifest, Store
 from pipeline.work import Facts, stage_work
 
-MOST_READ = 400
-"""Manifests of a kind of stage that are read; the newest."""
+MOST_READ = 200
+"""Manifests of a kind of stage that are read: their keys are hashes, so the first are a random sample."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +95,14 @@ def measured_rates(store: Store, *, device: str) -> Rates:
 
 
 def _manifests(store: Store) -> list[Manifest]:
-    """The newest manifests of each kind of stage; damaged ones are passed over."""
-    paths: dict[str, list[Path]] = {}
+    """Manifests of each kind of stage; damaged ones are passed over."""
+    keys: dict[str, list[str]] = {}
     for stage, key in store.names():
-        paths.setdefault(stage, []).append(store.entry_path(stage, key) / MANIFEST)
-    found = []
-    for stage, of_stage in paths.items():
-        if len(of_stage) > MOST_READ and stage not in ("prepare", "pretrain"):
-            of_stage = sorted(of_stage, key=lambda path: path.stat().st_mtime)[-MOST_READ:]
-        for path in of_stage:
-            try:
-                found.append(Manifest.model_validate_json(path.read_bytes()))
-            except (OSError, ValidationError):
-                continue
-    return found
+        keys.setdefault(stage, []).append(key)
+    # those of the networks and the data are needed to make sense of the others
+    read = {stage: of if stage in ("prepare", "pretrain") else of[:MOST_READ] for stage, of in keys.items()}
+    manifests = (store.manifest(stage, key) for stage, of_stage in read.items() for key in of_stage)
+    return [manifest for manifest in manifests if manifest is not None]
 
 
 def _recorded_facts(manifest: Manifest, by_key: Mapping[str, Manifest]) -> Facts | None:

@@ -72,6 +72,8 @@ class Grid:
     cells: tuple[Cell, ...]
     tracking: Mapping[str, Any]
     """The section `tracking` as written."""
+    store: str | None
+    """Where results go, if the file says it."""
 
 
 def grid_names() -> list[str]:
@@ -111,7 +113,13 @@ def load_grid(
     own = read_yaml(path).get("tracking") or {}
     # a grid has runs of its own, whatever the files that it extends are called
     experiment = own.get("experiment", path.stem)
-    return Grid(path.stem, about.description, tuple(cells), tracking | {"experiment": experiment})
+    return Grid(
+        path.stem,
+        about.description,
+        tuple(cells),
+        tracking | {"experiment": experiment},
+        sections.get("store"),
+    )
 
 
 class _Loader:
@@ -131,7 +139,7 @@ class _Loader:
         """All experiments of a file, its own first."""
         _refuse_circle(path, above)
         about, sections = self.read(path)
-        blocks = about.blocks or (({},) if set(sections) - {"tracking", "seed"} else ())
+        blocks = about.blocks or (({},) if set(sections) - {"tracking", "seed", "store"} else ())
         for number, block in enumerate(blocks, start=1):
             source = f"{path}: block {number}" if about.blocks else str(path)
             own = {name: block[name] for name in OF_BLOCKS if name in block}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nenni_core.progress import ProgressCallback, silent
 from pipeline.graph import Graph, NodeId
-from pipeline.store import MANIFEST, Entry, Store
+from pipeline.store import Entry, Store
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def survey(graph: Graph, store: Store, *, on_progress: ProgressCallback = silent
 
 def glance(graph: Graph, store: Store) -> Survey:
     """`survey` by the existence of entries alone: quick, for a look ahead."""
-    return _survey(graph, lambda name: (store.entry_path(*name) / MANIFEST).is_file())
+    return _survey(graph, lambda name: store.contains(*name))
 
 
 def _survey(graph: Graph, is_there: Callable[[NodeId], bool]) -> Survey:

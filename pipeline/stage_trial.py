@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nenni_core.errors import InputError
 from pipeline.command_line import (
     PlainProgress,
     choose_device,
@@ -20,9 +21,11 @@ from pipeline.command_line import (
 )
 from pipeline.graph import Node
 from pipeline.provenance import Commit, assume_commit
+from pipeline.remote_files import RemoteStoreError
 from pipeline.runner import Plan, Unobserved, ensure_one
 from pipeline.runtime import Runtime
-from pipeline.store import Entry, Store
+from pipeline.store import Entry, Store, open_store
+from pipeline.sweep_records import LOGS, SWEEPS
 
 TAIL = 4000
 """Characters of a log that come back with a failure, for where the log's folder is not shared."""
@@ -38,9 +41,9 @@ class Job:
 
     nodes: tuple[Node, ...]
     store: str
-    """Where results go."""
-    logs: str
-    """Folder of the log files."""
+    """Where results go: a folder that all machines share, or a URL."""
+    sweep: str
+    """Name of the sweep, which log files are kept under."""
     device: str
     threads: dict[str, int]
     """CPU threads by kind of stage."""
@@ -65,9 +68,9 @@ class Outcome:
     log_tail: str = ""
 
 
-def log_path(folder: Path, node: Node) -> Path:
-    """The log file of a stage."""
-    return folder / f"{node.id.stage}-{node.id.key[:12]}.log"
+def log_path(root: Path, sweep: str, node: Node) -> Path:
+    """The log file of a stage of a sweep, in the store's folder on this machine."""
+    return root / SWEEPS / sweep / LOGS / f"{node.id.stage}-{node.id.key[:12]}.log"
 
 
 def run_stage(job: Job, index: int) -> Outcome:
@@ -76,19 +79,26 @@ def run_stage(job: Job, index: int) -> Outcome:
     If the stage takes longer than the time limit, its traceback is written to the log and the process ends.
     """
     node = job.nodes[index]
-    log = log_path(Path(job.logs), node)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        store = open_store(job.store, say)
+        log = log_path(store.root, job.sweep, node)
+        log.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, InputError) as error:
+        return Outcome(reason=_reason(error), may_pass=True)
     with _into(log):
         try:
-            return _compute(job, node)
+            return _compute(job, node, store)
         except Exception as error:  # whatever the stage came up with
             traceback.print_exc()
             sys.stderr.flush()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-            return Outcome(reason=reason, may_pass=_may_pass(error), log_tail=_tail(log))
+            return Outcome(reason=_reason(error), may_pass=_may_pass(error), log_tail=_tail(log))
 
 
-def _compute(job: Job, node: Node) -> Outcome:
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _compute(job: Job, node: Node, store: Store) -> Outcome:
     silence_telemetry()
     assume_commit(job.commit)
     stage = node.id.stage
@@ -103,7 +113,7 @@ def _compute(job: Job, node: Node) -> Outcome:
         entry = ensure_one(
             stage,
             node.plan,
-            store=Store(Path(job.store), say),
+            store=store,
             runtime=Runtime(device=device, progress=PlainProgress(say)),
             observer=watcher,
         )
@@ -124,7 +134,8 @@ class _Watcher(Unobserved):
 
 def _may_pass(error: BaseException) -> bool:
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return out_of_memory or (isinstance(error, OSError) and error.errno in MAY_PASS)
+    unreachable = isinstance(error, RemoteStoreError | ConnectionError | TimeoutError)
+    return out_of_memory or unreachable or (isinstance(error, OSError) and error.errno in MAY_PASS)
 
 
 def _tail(log: Path) -> str:

@@ -11,12 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from nenni_core.errors import InputError
-from pipeline.command_line import StoreFolder, choose_device, new_app, say, silence_telemetry, user_errors
+from pipeline.command_line import (
+    StoreOption,
+    TrackingOption,
+    choose_device,
+    new_app,
+    say,
+    silence_telemetry,
+    user_errors,
+)
 from pipeline.costs import measured_rates
 from pipeline.grids import grid_names
+from pipeline.locations import store_location
 from pipeline.planning import glance
 from pipeline.resources import parse_duration, parse_requests
-from pipeline.store import Store
+from pipeline.store import Store, open_store
 from pipeline.sweep_display import show_plan
 from pipeline.sweep_records import Asked, End, find_sweep
 from pipeline.sweep_run import Options, run_sweep
@@ -47,7 +56,8 @@ def sweep(
         list[str] | None,
         typer.Option("--set", help="Another value, such as pretrain.epochs=30 (repeatable)."),
     ] = None,
-    store: StoreFolder = Path("store"),
+    store: StoreOption = None,
+    tracking_uri: TrackingOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be computed, and stop.")
     ] = False,
@@ -84,7 +94,7 @@ def sweep(
         wanted = Wanted(asked)
         given = parse_requests(resources or [])
         if dry_run:
-            _dry_run(wanted, store, device=choose_device(device), cores=cores)
+            _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores)
             return
         limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
         options = Options(
@@ -97,10 +107,11 @@ def sweep(
             retries=retries,
             device=device,
             tracked=tracking,
+            tracking_uri=tracking_uri,
             fail_fast=fail_fast,
             retry_failed=retry_failed,
         )
-        end = run_sweep(wanted, Store(store.absolute(), say), options)
+        end = run_sweep(wanted, _open(store, wanted), options)
     raise typer.Exit(STATUS[end])
 
 
@@ -112,7 +123,7 @@ def _asked(
     override: list[str],
     resume: bool,
     again: str | None,
-    store: Path,
+    store: str | None,
 ) -> Asked:
     if not resume:
         if again is not None:
@@ -130,7 +141,7 @@ def _asked(
         raise InputError(
             "--resume goes on with what that sweep was asked; expected no --grid, --where, ... beside it"
         )
-    record = find_sweep(store, again)
+    record = find_sweep(open_store(store_location(store), say).root, again)
     if Wanted(record.asked).digest != record.digest:
         raise InputError(
             f"--resume {record.id}: the grid {record.asked.grid!r} or the code gives other stages than then; "
@@ -155,10 +166,15 @@ def _value(text: str) -> Any:
     return parse_yaml(f"value: {text}", source=f"--set ...={text}")["value"]
 
 
-def _dry_run(wanted: Wanted, store: Path, *, device: str, cores: int | None) -> None:
-    opened = Store(store, say)
-    seen = glance(wanted.graph, opened)
-    rates = measured_rates(opened, device=device.partition(":")[0])
+def _open(option: str | None, wanted: Wanted) -> Store:
+    """The store; workers have another working directory, so a path is an absolute one."""
+    location = store_location(option, wanted.grid.store)
+    return open_store(location if "://" in location else str(Path(location).absolute()), say)
+
+
+def _dry_run(wanted: Wanted, store: Store, *, device: str, cores: int | None) -> None:
+    seen = glance(wanted.graph, store)
+    rates = measured_rates(store, device=device.partition(":")[0])
     estimates = {
         name: rates.estimate(node) for name, node in wanted.graph.nodes.items() if name in seen.missing
     }

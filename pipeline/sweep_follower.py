@@ -136,9 +136,8 @@ class Follower:
         }[end]
         say(f"sweep {self.folder.record.id}: {how} after {duration(self.watch.seconds)}; {self.folder.path}")
         if end in ("incomplete", "interrupted"):
-            say(
-                f"python -m pipeline.sweep --resume {self.folder.record.id} --store {self.store.root} goes on"
-            )
+            command = f"python -m pipeline.sweep --resume {self.folder.record.id}"
+            say(f"{command} --store {self.store.location} goes on")
         return end
 
     def _fail(self, name: NodeId, reason: str, log_tail: str) -> None:
@@ -158,7 +157,8 @@ class Follower:
             self.control.stop("a stage failed (--fail-fast)")
 
     def _log_file(self, name: NodeId) -> Path:
-        return self.logs.get(name) or log_path(self.folder.logs, self.graph.nodes[name])
+        own = log_path(self.store.root, self.folder.record.id, self.graph.nodes[name])
+        return self.logs.get(name) or own
 
     def _log_files(self) -> dict[NodeId, Path]:
         return {name: self._log_file(name) for name in self.schedule.failures}

@@ -43,6 +43,7 @@ class Options:
     retries: int = 1
     device: str = "auto"
     tracked: bool = True
+    tracking_uri: str | None = None
     fail_fast: bool = False
     retry_failed: bool = False
 
@@ -91,7 +92,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
             remaining=remaining,
             control=control,
             watch=watch,
-            tracker=_tracker(wanted, graph, store, folder) if options.tracked else None,
+            tracker=_tracker(wanted, graph, store, folder, options.tracking_uri) if options.tracked else None,
             fail_fast=options.fail_fast,
             budget=options.budget,
         )
@@ -100,8 +101,8 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
             schedule=schedule,
             job=Job(
                 nodes=tuple(graph.nodes.values()),
-                store=str(store.root),
-                logs=str(folder.logs),
+                store=store.location,
+                sweep=folder.record.id,
                 device=options.device,
                 threads={stage: request.threads for stage, request in requested.items()},
                 time_limit=options.time_limit,
@@ -111,6 +112,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
             capacity=capacity,
             observer=follower,
             control=control,
+            root=store.root,
             max_concurrent=options.max_concurrent,
             on_success=follower.check,
         )
@@ -134,7 +136,9 @@ def _completed(seconds: Mapping[NodeId, float | None]) -> dict[NodeId, float]:
     return {name: mean if value is None else value for name, value in seconds.items()}
 
 
-def _tracker(wanted: Wanted, graph: Graph, store: Store, folder: SweepFolder) -> BackgroundTracker:
+def _tracker(
+    wanted: Wanted, graph: Graph, store: Store, folder: SweepFolder, uri: str | None
+) -> BackgroundTracker:
     settings = Tracking.model_validate(dict(wanted.grid.tracking))
     about = {
         "name": f"grid {wanted.grid.name}",
@@ -145,7 +149,7 @@ def _tracker(wanted: Wanted, graph: Graph, store: Store, folder: SweepFolder) ->
     }
     keys = {name.key for name in graph.nodes}
     return BackgroundTracker(
-        Tracker(settings, wanted.graph.plans, store=store, report=say, about=about, wanted=keys)
+        Tracker(settings, wanted.graph.plans, store=store, report=say, uri=uri, about=about, wanted=keys)
     )
 
 

@@ -159,6 +159,8 @@ class Execution:
     capacity: Capacity
     observer: Observer
     control: Control
+    root: Path
+    """The store's folder on this machine, with the log files of workers that share it."""
     max_concurrent: int | None = None
     on_success: Callable[[NodeId], None] = lambda name: None
     """Called in the driver when a stage is done, before others start."""
@@ -230,7 +232,7 @@ class Execution:
         if trial_id not in self._running:
             return
         name, started = self._leave(trial_id)
-        log = log_path(Path(self.job.logs), self.job.nodes[self._index[name]])
+        log = log_path(self.root, self.job.sweep, self.job.nodes[self._index[name]])
         limit = self.job.time_limit
         # on another machine's disk the log cannot be read; then the clock has to do
         too_long = timed_out(log) if log.exists() else time.monotonic() - started >= (limit or 0.0)

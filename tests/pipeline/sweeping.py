@@ -84,13 +84,15 @@ class Sweeping:
         accidents: str = "",
         environment: dict[str, str] | None = None,
         grid: bool = True,
+        cores: int | None = 2,
     ) -> "subprocess.Popen[str]":
         """A sweep in a process group of its own; `accidents`: `kind=part of a path`, with commas."""
         self.accidents += 1
         happened = self.folder / f"accidents-{self.accidents}"
         happened.mkdir()
         what = ["--grid", "tiny.yaml"] if grid else []
-        command = [sys.executable, "-m", "pipeline.sweep", *what, "--cores=2", "--device=cpu", *options]
+        what += [] if cores is None else [f"--cores={cores}"]
+        command = [sys.executable, "-m", "pipeline.sweep", *what, "--device=cpu", *options]
         own = {
             "PYTHONPATH": os.pathsep.join([str(self.folder / "hook"), str(ROOT)]),
             "ACCIDENTS": accidents,

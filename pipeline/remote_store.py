@@ -33,7 +33,7 @@ from pathlib import Path
 from pipeline import remote_checkpoint
 from pipeline.experiment import STAGES
 from pipeline.locks import locked_file
-from pipeline.remote_files import RemoteFile, RemoteFolder, RemoteStoreError
+from pipeline.remote_files import RemoteFile, RemoteFolder
 from pipeline.store import (
     MANIFEST,
     SCRATCH,
@@ -117,8 +117,8 @@ class RemoteStore(Store):
 
     def unfinished(self) -> list[tuple[str, str]]:
         """Those of this machine, and those with a checkpoint at the URL."""
-        there = {tuple(file.name.split("/")[1:3]) for file in self._remote.files(".partial")}
-        found = {(stage, key) for stage, key in there if stage in STAGES and _KEY.fullmatch(key)}
+        there = [file.name.split("/") for file in self._remote.files(".partial")]
+        found = {(p[1], p[2]) for p in there if len(p) == 4 and p[1] in STAGES and _KEY.fullmatch(p[2])}
         found |= set(super().unfinished())
         return sorted(found, key=lambda name: (STAGES.index(name[0]), name[1]))
 
@@ -222,7 +222,7 @@ class RemoteStore(Store):
         try:
             folder = f".partial/{stage}/{key}"
             self._saved[stage, key] = remote_checkpoint.save(self._remote, folder, scratch, saved)
-        except RemoteStoreError as error:
+        except OSError as error:  # no answer, or another machine has removed it in this moment
             self._saved.pop((stage, key), None)
             self.report(f"warning: the checkpoint of {stage} {key[:12]} stays on this machine: {error}")
         now = time.monotonic()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nenni_core.data import default_cache_dir
 from nenni_core.errors import InputError
 from pipeline.command_line import (
     PlainProgress,
@@ -22,6 +23,7 @@ from pipeline.command_line import (
 from pipeline.graph import Node
 from pipeline.provenance import Commit, assume_commit
 from pipeline.remote_files import RemoteStoreError
+from pipeline.remote_store import CACHE_VARIABLE
 from pipeline.runner import Plan, Unobserved, ensure_one
 from pipeline.runtime import Runtime
 from pipeline.store import Entry, Store, open_store
@@ -79,6 +81,8 @@ def run_stage(job: Job, index: int) -> Outcome:
     If the stage takes longer than the time limit, its traceback is written to the log and the process ends.
     """
     node = job.nodes[index]
+    # a worker of a cluster may be in any folder, also one that Ray removes after it
+    os.environ.setdefault(CACHE_VARIABLE, str(default_cache_dir() / "stores"))
     try:
         store = open_store(job.store, say)
         log = log_path(store.root, job.sweep, node)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from nenni_core.errors import InputError
 from pipeline.graph import NodeId
+from pipeline.remote_store import CACHE, CACHE_VARIABLE
 from pipeline.resources import Capacity, Request
 from pipeline.schedule import Schedule, State
 from pipeline.stage_trial import Job, Outcome, log_path, timed_out
@@ -89,6 +90,8 @@ def cluster(address: str | None, *, cores: int | None) -> Iterator[Capacity]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    if address is None:  # the workers share what this process has fetched
+        os.environ.setdefault(CACHE_VARIABLE, str(Path(CACHE).absolute()))
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network
     import ray

@@ -1,7 +1,5 @@
 """A sweep on a Ray cluster with everything that docs/cluster.md sets up, all of it on this machine.
 
-Several Ray nodes, each with a cache of its own; the results on an S3 server; the runs in PostgreSQL behind MLflow's
-server, with their files on S3. A machine and the tracking server are killed on the way.
 """
 
 import secrets

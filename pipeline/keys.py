@@ -60,7 +60,7 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
         checkpoint = experiment.distill.checkpoint if reads_teacher else None
-        return AttackRun(**dict(section), checkpoint=checkpoint)
+        return AttackRun(**dict(section), checkpoint=checkpoint, split=experiment.split)
     if isinstance(section, Simulate):
         from hwsim.hardware import load_hardware
         from hwsim.technology import load_technology
@@ -69,6 +69,7 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
             **dict(section),
             hardware=tuple(load_hardware(core).model_dump() for core in section.cores),
             technology_digest=load_technology(section.technology).digest,
+            split=experiment.split,
         )
     return section
 
@@ -115,8 +116,14 @@ def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
         unread |= {"model", "epochs", "learning_rate"}  # the trained network's, and the defence's own
         if config["defense"]["epochs"] == 0:  # nothing is trained
             unread |= config.keys() - {"defense"}
+    if stage == "finetune":
+        unread |= {"layer_ratios_name"}  # equal ratios are one network, whatever they are called
+        if config["layer_ratios"] is None:
+            unread |= {"layer_ratios"}
     if stage == "attack" and config["ensemble"] == 1:
         unread |= {"ensemble"}
+    if stage in ("attack", "simulate") and config["split"] == "test":
+        unread |= {"split"}
     return unread
 
 

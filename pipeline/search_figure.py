@@ -26,11 +26,15 @@ def draw(results: Results) -> "Figure":
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     front = results.front
     others = [trial for trial in results.scored if trial not in front and not trial.is_uniform]
     axes.plot(

@@ -152,7 +152,7 @@ def write_winners(results: Results, params: Path, folder: Path) -> None:
     """Write `winners.yaml`: see `winners`."""
     heading = (
         f"# {params.name} with the ratios by layer on the front of a search, cheapest first, and the\n"
-        "# uniform ratios it was compared with. The search chose by validation images; test images are attacked by\n"
+        "# uniform ratios beside it. The search chose by validation images; test images are attacked by\n"
         f"# python -m pipeline.stages.attack --params {folder / WINNERS}\n"
     )
     text = yaml.safe_dump(winners(results, params), sort_keys=False, allow_unicode=True, width=110)

@@ -2,8 +2,6 @@
 
 The journal and the store are all that a search needs to go on after it was stopped: choices that were
 evaluated are not evaluated again, those that were under way are proposed again.
-
-`pipeline.ray_session.configure_ray` comes before the import of this module, which imports Ray.
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,6 @@ from pipeline.command_line import (
 )
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.locks import locked_file
-from pipeline.ray_session import configure_ray
 from pipeline.runner import Unobserved, ensure, plan
 from pipeline.runtime import Runtime
 from pipeline.search import (
@@ -82,8 +81,7 @@ def search(
         configure_torch(share * concurrent, chosen)
         with locked_file(out / "lock", on_busy=lambda: say(f"waiting: another search works in {str(out)!r}")):
             looked_for = _prepare(parameters, opened, chosen, images=images, steps=parse_steps(steps), by=by)
-            configure_ray()
-            # takes seconds, and reads the environment
+            # takes seconds
             from pipeline.search_trials import Journal, Resources, results_of, run_trials
 
             journal = Journal(out, looked_for)
@@ -121,7 +119,7 @@ def _prepare(
             f"the file's lists describe {networks} networks to put noise into; the search is of the first one"
         )
     [planned] = plan([first])
-    narrated = Narrator("distill", Unobserved())
+    narrated = Narrator("search", Unobserved())  # says what is computed, not what is there
     with progress_display() as progress:
         runtime = Runtime(device=device, progress=progress)
         prepared = ensure("prepare", planned, store=store, runtime=runtime, observer=narrated)

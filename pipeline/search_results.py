@@ -106,17 +106,14 @@ def write_tables(results: Results, folder: Path) -> None:
     """Write `trials.csv` and `.parquet`, and `front.csv`."""
     import polars
 
-    columns = ["trial", "kind", "on_front", *NUMBERS, "worst_case_low", "worst_case_high", "error"]
-    columns += [f"ratio/{group}" for group in results.search.groups]
+    real, text = polars.Float64(), polars.String()
+    schema: dict[str, polars.DataType] = {"trial": polars.Int64(), "kind": text, "on_front": polars.Boolean()}
+    schema |= dict.fromkeys((*NUMBERS, "worst_case_low", "worst_case_high"), real) | {"error": text}
+    schema |= {"images": polars.Int64()} | {f"ratio/{group}": real for group in results.search.groups}
     rows = rows_of(results, results.trials)
-    write_csv(folder / f"{TRIALS}.csv", columns, rows)
-    write_csv(folder / f"{FRONT}.csv", columns, rows_of(results, results.front))
-    real = [name for name in columns if name.startswith("ratio/")]
-    real += [*NUMBERS, "worst_case_low", "worst_case_high"]
-    schema: dict[str, Any] = dict.fromkeys(real, polars.Float64) | {"images": polars.Int64}
-    polars.DataFrame(rows, schema_overrides=schema).select(columns).write_parquet(
-        folder / f"{TRIALS}.parquet"
-    )
+    write_csv(folder / f"{TRIALS}.csv", list(schema), rows)
+    write_csv(folder / f"{FRONT}.csv", list(schema), rows_of(results, results.front))
+    polars.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / f"{TRIALS}.parquet")
 
 
 def winners(results: Results, params: Path) -> dict[str, Any]:

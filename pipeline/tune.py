@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from nenni_core.errors import InputError
 from pipeline.command_line import (
     Params,
     StoreFolder,
@@ -96,11 +95,16 @@ def search(
                     progress=progress,
                 )
             results = results_of(journal, opened)
-            _write(results, params, out)
+            write_tables(results, out)
+            if results.scored:
+                _write_front(results, params, out)
             if tracking:
                 record(parameters.tracking, results, out)
         if not finished:
             raise KeyboardInterrupt
+        if not results.scored:
+            say(f"error: every trial has failed, the first one so: {results.trials[0].error}")
+            raise typer.Exit(1)
 
 
 def _prepare(
@@ -136,11 +140,8 @@ def _prepare(
     return looked_for
 
 
-def _write(results: Results, params: Path, out: Path) -> None:
-    """Tables, figure and winners; what came of it in a few lines."""
-    write_tables(results, out)
-    if not results.scored:
-        raise InputError(f"no trial has a score; the first reason: {results.trials[0].error}")
+def _write_front(results: Results, params: Path, out: Path) -> None:
+    """The figure and the winners, and in a few lines what came of the search."""
     figure = save(results, out)
     write_winners(results, params, out)
     summary = results.summary()

@@ -187,6 +187,14 @@ def test_tables_have_every_trial_with_its_interval(results: Results, tmp_path: P
     assert polars.read_csv(tmp_path / "front.csv")["trial"].to_list() == [2, 0]
 
 
+def test_a_search_that_was_stopped_at_once_has_empty_tables(results: Results, tmp_path: Path) -> None:
+    write_tables(replace(results, trials=()), tmp_path)
+    frame = polars.read_parquet(tmp_path / "trials.parquet")
+    write_tables(results, tmp_path)
+    assert frame.schema == polars.read_parquet(tmp_path / "trials.parquet").schema
+    assert frame.height == 0
+
+
 def test_the_winners_are_a_parameter_file(results: Results, tmp_path: Path) -> None:
     params = tmp_path / "mine.yaml"
     content = searchable()

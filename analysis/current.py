@@ -59,6 +59,7 @@ def read_current_set(params: Path) -> CurrentSet:
                 "defence": "noise_injection",
                 "ratio": noise.ratio,
                 "pattern": noise.pattern,
+                "layer_ratios": noise.layer_ratios_name,
                 "objective": noise.objective,
                 "target": noise.target,
                 "selection": noise.selection,

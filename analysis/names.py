@@ -44,7 +44,7 @@ USUAL: dict[str, Any] = {
 # What the dense teacher is trained by unless a label says otherwise.
 PLAIN = (None, "adversarial")
 # Runs have recorded these only since they are tags; in older ones they are null.
-LATER = ("score", "bits", "projection_ratio", "trained_by", "ensemble", "pretrain_epochs")
+LATER = ("score", "bits", "projection_ratio", "layer_ratios", "trained_by", "ensemble", "pretrain_epochs")
 
 
 def attack_order(names: Iterable[str]) -> list[str]:
@@ -93,7 +93,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The place of a run: per model, data set and defence the dense network, then ratios, then patterns."""
+    """The place of a run: per model, data set, defence the dense network, ratios, patterns, layer ratios."""
     noise_in, of_every = (int(part) for part in row["pattern"].split(":")) if row["pattern"] else (0, 1)
     objective = {"clean": 0, "adversarial": 1}.get(row["objective"] or "clean", 2)
     return (
@@ -102,6 +102,8 @@ def variant_order(row: dict[str, Any]) -> tuple[Any, ...]:
         row["trained_by"] not in PLAIN,
         row["trained_by"] or "",
         row["defence"] != "dense",
+        row["layer_ratios"] is not None,
+        row["layer_ratios"] or "",
         row["pattern"] is not None,
         row["ratio"] or 0.0,
         noise_in / of_every,
@@ -125,7 +127,7 @@ def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
     if row["defence"] == "dense":
         parts = ["Dense teacher" if row["trained_by"] in PLAIN else _trained_by(row)]
     else:
-        parts = [f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"]
+        parts = [rule_name(row)]
         if row["objective"]:
             parts.append(row["objective"])
         parts += departures(row)
@@ -139,6 +141,13 @@ def variant_name(row: dict[str, Any], *, telling: Iterable[str] = ()) -> str:
         elif name in LATER:
             parts.append(f"{name} not recorded".replace("_", " "))
     return ", ".join(parts)
+
+
+def rule_name(row: Mapping[str, Any]) -> str:
+    """Where the noise of a network goes: "Ratio 0.9", "Pattern 7:8", "Layer ratios cheap"."""
+    if row["layer_ratios"]:
+        return f"Layer ratios {row['layer_ratios']}"
+    return f"Pattern {row['pattern']}" if row["pattern"] else f"Ratio {row['ratio']:g}"
 
 
 def _trained_by(row: Mapping[str, Any]) -> str:

@@ -33,8 +33,12 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "model": (pl.String(), "name of the network"),
     "dataset": (pl.String(), "name of the data set"),
     "defence": (pl.String(), "dense or noise_injection"),
-    "ratio": (pl.Float64(), "share of neurons that get noise; null where a pattern rules, and for dense"),
+    "ratio": (pl.Float64(), "share of neurons that get noise; null where something else rules"),
     "pattern": (pl.String(), "N:M, noise in N of every M neurons; null where a ratio rules"),
+    "layer_ratios": (
+        pl.String(),
+        "name of the ratios where every layer has its own; null for one rule for all",
+    ),
     "objective": (pl.String(), "fine-tuning on clean or adversarial images; null for dense"),
     "target": (pl.String(), "which neurons get the noise: non_essential or essential"),
     "randomize": (pl.String(), "how the projection is drawn: fixed, bank or stochastic_rounding"),

@@ -192,8 +192,9 @@ def _network(table: RobustnessTable, row: Row) -> str:
 def _cost(row: Row) -> str:
     if row.cost is None:
         return ""
-    pattern, ratio = row.identity["pattern"], row.identity["ratio"]
-    where = f"With the pattern {pattern}" if pattern else f"At ratio {ratio:g}"
+    rule = names.rule_name(row.identity)
+    preposition = "At" if row.identity["ratio"] is not None else "With the"
+    where = f"{preposition} {rule[0].lower()}{rule[1:]}"
     measured = row.reduction_measured
     beside = f" ({names.percent(1 - measured)}% with the measured masks)" if measured is not None else ""
     return f"{where} the network costs {names.percent(row.cost)}% of the dense BitOPs{beside}."

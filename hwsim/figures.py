@@ -21,12 +21,17 @@ MARKERS = "so^vD"
 DATES = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 """Formats of pictures, and what would make the bytes of two equal ones differ."""
 
+OTHER = "other noise"
+KINDS = ("ratio", "N:M", OTHER)
+"""Of noise, by what it is called in tables; of the last kind a share says too little to join the points."""
+
 
 def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Everything over the share of noisy neurons, relative to the dense network, one panel for each figure.
 
     One row of panels for each network. Ratios are filled, patterns open; solid lines are random masks, broken
-    ones measured masks. Crosses are the dense network on each core, where the rows have it.
+    ones measured masks. Crosses are the dense network on each core, where the rows have it. Other noise, such
+    as a ratio for each layer, is on no line.
 
     Args:
         rows: as `hwsim.sweep.Point.row` gives them, or the pipeline's table of simulations; of several
@@ -50,27 +55,30 @@ def noise_sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    series: dict[tuple[str, bool], dict[str, dict[float, list[float]]]] = {}
+    series: dict[tuple[str, int], dict[str, dict[float, list[float]]]] = {}
     dense: dict[str, list[float]] = {}
     for row in rows:
         if row["masks"] == "none":
             dense.setdefault(row["core"], []).append(float(row[name]))
             continue
-        of_kind = series.setdefault((row["core"], ":" in row["noise"]), {}).setdefault(row["masks"], {})
+        kind = 0 if row["noise"].endswith("%") else 1 if ":" in row["noise"] else 2
+        of_kind = series.setdefault((row["core"], kind), {}).setdefault(row["masks"], {})
         of_kind.setdefault(100 * float(row["noisy_share"]), []).append(float(row[name]))
-    for index, ((core, structured), by_origin) in enumerate(sorted(series.items())):
+    for index, ((core, kind), by_origin) in enumerate(sorted(series.items())):
         for origin, points in sorted(by_origin.items()):
             shares = sorted(points)
             ax.plot(
                 shares,
                 [fmean(points[share]) for share in shares],
-                STYLES[origin],
+                linestyle="none" if KINDS[kind] == OTHER else STYLES[origin],
                 marker=MARKERS[index % len(MARKERS)],
                 markersize=4,
                 linewidth=1,
                 color=f"C{index}",
-                markerfacecolor="none" if structured else f"C{index}",
-                label=f"{core} core, {'N:M' if structured else 'ratio'}, {origin} masks",
+                markerfacecolor=f"C{index}"
+                if KINDS[kind] == "ratio" or (KINDS[kind], origin) == (OTHER, "random")
+                else "none",
+                label=f"{core} core, {KINDS[kind]}, {origin} masks",
             )
     colors = {core: f"C{index}" for index, (core, _) in reversed(list(enumerate(sorted(series))))}
     for core, values in sorted(dense.items()):

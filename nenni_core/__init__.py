@@ -8,7 +8,15 @@
 from nenni_core.bitops import BitOps, LayerBitOps, bitops
 from nenni_core.distill import LayerQuality, calibrate, distill
 from nenni_core.errors import InputError, TrainingDiverged
-from nenni_core.inject import dense_mode, gradient_mode, inject, injected_layers, set_injection
+from nenni_core.inject import (
+    dense_mode,
+    gradient_mode,
+    inject,
+    injectable_layers,
+    injected_layers,
+    set_injection,
+    set_layer_ratios,
+)
 from nenni_core.injection import Injection, Pattern
 from nenni_core.masks import mask_densities, masks, pack_mask
 from nenni_core.randomness import held_noise, set_noise
@@ -28,10 +36,12 @@ __all__ = [
     "gradient_mode",
     "held_noise",
     "inject",
+    "injectable_layers",
     "injected_layers",
     "mask_densities",
     "masks",
     "pack_mask",
     "set_injection",
+    "set_layer_ratios",
     "set_noise",
 ]

@@ -143,7 +143,8 @@ def bitops(
         model: plain or injected.
         input_shape: (channels, height, width).
         densities: measured share of essential outputs by layer name (`mask_densities`); layers that it
-            does not name, and all layers without it, count with the configured ratio or pattern.
+            does not name, and all layers without it, count with the configured ratio or pattern. A layer
+            that is configured to have no noise is dense whatever is measured.
 
     Raises:
         InputError: `densities` names no injected layer, or a density is outside [0, 1].
@@ -195,9 +196,10 @@ def _count_layer(name: str, module: nn.Module, shape: tuple[int, ...], measured:
     if not isinstance(module, NoisyLayer):
         return _dense_layer(name, macs, outputs)
     injection = module.injection
-    density = _nominal_density(injection, weight.shape[0]) if measured is None else Fraction(measured)
-    if density == 1 and measured is None:  # nothing is injected, so nothing is approximated
+    nominal = _nominal_density(injection, weight.shape[0])
+    if nominal == 1:  # nothing is injected, so nothing is approximated
         return _dense_layer(name, macs, outputs)
+    density = nominal if measured is None else Fraction(measured)
     positions = outputs // weight.shape[0]
     input_bits = injection.bits if injection.quantize_projected else PRECISE_BITS
     additions = Fraction(positions * module.groups * module.rank * module.input_dimension, 3)

@@ -1,9 +1,9 @@
 """Put noise into a model, and change it later."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -42,12 +42,37 @@ def inject(
         InputError: nothing can be injected, a layer cannot be (it is named, with the reason), or `skip`
             names no layer.
     """
+    chosen = injectable_layers(model, linear=linear, skip=skip)
+    replacements: dict[int, NoisyLayer] = {}
+    result = copy.deepcopy(model)
+    for name in chosen:
+        module = result.get_submodule(name)
+        if isinstance(module, nn.Conv2d):
+            replacements[id(module)] = NoisyConv2d(module, injection, name)
+        elif isinstance(module, nn.Linear):
+            replacements[id(module)] = NoisyLinear(module, injection, name)
+    if id(result) in replacements:
+        result = replacements[id(result)]
+    else:
+        for module in list(result.modules()):
+            for child_name, child in module._modules.items():  # a child under two names is wanted under both
+                if child is not None and id(child) in replacements:
+                    setattr(module, child_name, replacements[id(child)])
+    if injection.is_random:
+        set_noise(result, "inference", injection.seed)
+    return result
+
+
+def injectable_layers(model: nn.Module, *, linear: bool = False, skip: Sequence[str] = ()) -> list[str]:
+    """The names of the layers that `inject` would put noise into, in the order of the modules.
+
+    Arguments and errors are those of `inject`.
+    """
     named = dict(model.named_modules(remove_duplicate=False))
     for name in skip:
         if name not in named:
             raise unknown_choice("layer to skip", name, list(named))
     skipped = {id(inner) for name in skip for inner in named[name].modules()}
-    replacements: dict[int, NoisyLayer] = {}
     chosen = []
     for name, module in model.named_modules():
         if id(module) in skipped:
@@ -60,26 +85,10 @@ def inject(
             )
         if isinstance(module, nn.Conv2d) or (linear and isinstance(module, nn.Linear)):
             chosen.append(name)
-    result = copy.deepcopy(model)
-    for name in chosen:
-        module = result.get_submodule(name)
-        if isinstance(module, nn.Conv2d):
-            replacements[id(module)] = NoisyConv2d(module, injection, name)
-        elif isinstance(module, nn.Linear):
-            replacements[id(module)] = NoisyLinear(module, injection, name)
-    if not replacements:
+    if not chosen:
         kinds = "nn.Conv2d or nn.Linear" if linear else "nn.Conv2d"
         raise InputError(f"{type(model).__name__} has no {kinds} layer to inject noise into")
-    if id(result) in replacements:
-        result = replacements[id(result)]
-    else:
-        for module in list(result.modules()):
-            for child_name, child in module._modules.items():  # a child under two names is wanted under both
-                if child is not None and id(child) in replacements:
-                    setattr(module, child_name, replacements[id(child)])
-    if injection.is_random:
-        set_noise(result, "inference", injection.seed)
-    return result
+    return chosen
 
 
 def injected_layers(model: nn.Module) -> dict[str, NoisyLayer]:
@@ -96,11 +105,7 @@ def set_injection(model: nn.Module, **changes: Any) -> nn.Module:
     Raises:
         InputError: the model has no injected layer, or a field or value is not valid.
     """
-    layers = injected_layers(model)
-    if not layers:
-        raise InputError(
-            f"{type(model).__name__} has no injected layers; call inject(model, Injection(...)) first"
-        )
+    layers = _require_injected(model)
     for name in changes:
         if name not in _CHANGEABLE:
             known = name in {field.name for field in fields(Injection)}
@@ -118,6 +123,40 @@ def set_injection(model: nn.Module, **changes: Any) -> nn.Module:
     if len(noise_streams(model)) > 1:  # layers that have just become random
         set_noise(model, "inference", next(iter(layers.values())).injection.seed)
     return model
+
+
+def set_layer_ratios(model: nn.Module, ratios: Mapping[str, float]) -> nn.Module:
+    """Give layers ratios of their own, by name; returns `model`.
+
+    A layer with a ratio of 0 is the dense layer. One that is not named keeps the ratio or pattern that it
+    has; what else is configured stays as it is in all of them. With `selection="threshold"`, `calibrate`
+    must run again.
+
+    Raises:
+        InputError: the model has no injected layer, no layer has such a name, or a ratio is outside [0, 1].
+            Nothing is changed then.
+    """
+    layers = _require_injected(model)
+    for name in ratios:
+        if name not in layers:
+            raise unknown_choice("layer", name, list(layers))
+    for name, ratio in ratios.items():
+        try:
+            replace(layers[name].injection, ratio=ratio, pattern=None)
+        except InputError as error:
+            raise InputError(f"layer {name!r}: {error}") from None
+    for name, ratio in ratios.items():
+        layers[name].change_injection(ratio=ratio, pattern=None)
+    return model
+
+
+def _require_injected(model: nn.Module) -> dict[str, NoisyLayer]:
+    layers = injected_layers(model)
+    if not layers:
+        raise InputError(
+            f"{type(model).__name__} has no injected layers; call inject(model, Injection(...)) first"
+        )
+    return layers
 
 
 @contextmanager

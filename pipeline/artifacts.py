@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nenni_core.data import RawDataset, channel_statistics, subset, to_float
-from nenni_core.inject import inject
+from nenni_core.inject import inject, set_layer_ratios
 from nenni_core.injection import Injection
 from nenni_core.models import build_model
+from pipeline.config import Pretrain
 from pipeline.defense_choice import DefenseChoice
 from pipeline.files import read_json, write_json
 
@@ -72,6 +73,10 @@ class Prepared:
     mean: tuple[float, ...]
     """Of each channel over the training images, in [0, 1] pixel units."""
     std: tuple[float, ...]
+
+    def split(self, name: str) -> Split:
+        """One of `SPLITS` by its name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     @property
     def num_classes(self) -> int:
@@ -160,6 +165,31 @@ class ModelSpec:
     """`kind` and hyperparameters of what the network was built and trained by."""
     injection: Injection | None = None
     """None for a dense network."""
+    layer_ratios: dict[str, float] | None = None
+    """A ratio for each layer, which then counts instead of that of `injection`."""
+
+    @classmethod
+    def dense(
+        cls,
+        config: Pretrain,
+        *,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> "ModelSpec":
+        """The network that `config` trains; `image_shape` is (channels, height, width), square."""
+        channels, height, width = image_shape
+        assert height == width, "data sets have square images"
+        return cls(
+            name=config.architecture,
+            defense=config.defense.model_dump(),
+            num_classes=num_classes,
+            in_channels=channels,
+            image_size=height,
+            mean=mean,
+            std=std,
+        )
 
     def build(self, seed: int = 0) -> nn.Module:
         """The network with fresh weights."""
@@ -173,7 +203,10 @@ class ModelSpec:
             seed=seed,
         )
         model = DefenseChoice(**self.defense).defense().wrap(model, seed, self.image_shape)
-        return model if self.injection is None else inject(model, self.injection)
+        if self.injection is None:
+            return model
+        model = inject(model, self.injection)
+        return model if self.layer_ratios is None else set_layer_ratios(model, self.layer_ratios)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -185,8 +218,11 @@ class ModelSpec:
         return replace(self, injection=injection)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; layers' ratios only where there are some."""
+        values = asdict(self)
+        if self.layer_ratios is None:
+            del values["layer_ratios"]
+        return values
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ModelSpec":

@@ -20,6 +20,7 @@ Checkpoint = Literal["best", "last"]
 Objective = Literal["clean", "adversarial"]
 Target = Literal["non_essential", "essential", "random"]
 Randomize = Literal["fixed", "bank", "stochastic_rounding"]
+SplitName = Literal["test", "validation"]
 StageName = Literal["prepare", "pretrain", "defend", "distill", "finetune", "attack", "simulate"]
 
 
@@ -74,6 +75,9 @@ AttackKind = Annotated[str, AfterValidator(_attack)]
 AttackName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_attack_name)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+LayerRatios = Annotated[dict[str, Ratio], Field(min_length=1)]
+"""A ratio for each layer of the network, by the layer's name; 0 leaves a layer as it is."""
 
 
 class Prepare(Section):
@@ -222,12 +226,22 @@ class FineTune(FineTuning):
 
     ratio: Ratio | None = Field(default=None, description="share of the neurons that get noise")
     pattern: Pattern | None = Field(default=None, description='"N:M": noise in N of every M channels')
+    layer_ratios: LayerRatios | None = Field(default=None, description="a ratio for each layer, by its name")
+    layer_ratios_name: VariantName | None = Field(
+        default=None, description="what these ratios are called in labels; not part of the key"
+    )
     objective: Objective = Field(default="adversarial", description="loss on clean or on PGD images")
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        if (self.ratio is None) == (self.pattern is None):
-            raise InputError("a variant has either a ratio or a pattern, not both and not neither")
+        rules = {"ratio": self.ratio, "pattern": self.pattern, "layer_ratios": self.layer_ratios}
+        given = [name for name, rule in rules.items() if rule is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"a variant has one of ratio, pattern and layer_ratios; found {' and '.join(given) or 'none'}"
+            )
+        if (self.layer_ratios is None) != (self.layer_ratios_name is None):
+            raise InputError("layer_ratios and layer_ratios_name go together; found one of them")
         if self.pattern is not None and self.selection == "threshold":
             raise InputError("selection 'threshold' goes with a ratio; patterns choose within groups")
         return self
@@ -326,6 +340,7 @@ class AttackRun(Attack):
     """What the stage `attack` gets: the section, and the checkpoint if it reads the dense teacher."""
 
     checkpoint: Checkpoint | None = Field(default=None, description="of the dense teacher, if it is read")
+    split: SplitName = Field(default="test", description="the images that are attacked")
 
 
 def _core(name: str) -> str:
@@ -374,6 +389,7 @@ class SimulateRun(Simulate):
 
     hardware: tuple[dict[str, Any], ...] = Field(description="the cores, value by value")
     technology_digest: str = Field(description="SHA-256 of the technology's figures")
+    split: SplitName = Field(default="test", description="the images whose masks are simulated")
 
 
 class Tracking(Section):

@@ -1,8 +1,8 @@
 """From a parameter file to its experiments.
 
 The file describes a small set: one data set, and every combination of the values that are lists in it:
-`pretrain.defense`, `distill.randomize`, `finetune.ratio`, `.pattern`, `.target` and `.objective`, and
-`attack.ensemble`. Every experiment that comes out is complete, frozen and free of lists.
+`pretrain.defense`, `distill.randomize`, `finetune.ratio`, `.pattern`, `.layer_ratios` (by name), `.target`
+and `.objective`, `attack.ensemble`. Every experiment that comes out is complete, frozen and free of lists.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from pipeline.config import (
     Distill,
     FineTune,
     FineTuning,
+    LayerRatios,
     Objective,
     Pattern,
     Prepare,
@@ -27,8 +28,10 @@ from pipeline.config import (
     Ratio,
     Section,
     Simulate,
+    SplitName,
     Target,
     Tracking,
+    VariantName,
 )
 from pipeline.defense_choice import DefenseChoice
 from pipeline.values import Whole, as_list, read_yaml
@@ -90,6 +93,11 @@ class FineTuneSet(FineTuning):
     pattern: Annotated[tuple[Pattern, ...], BeforeValidator(as_list)] = Field(
         default=(), description='"N:M" patterns, one variant each'
     )
+    layer_ratios: Annotated[
+        dict[VariantName, LayerRatios], BeforeValidator(lambda v: {} if v is None else v)
+    ] = Field(
+        default_factory=dict, description="a ratio for each layer by its name, one variant for each name"
+    )
     target: Annotated[tuple[Target, ...], BeforeValidator(as_list)] = Field(  # type: ignore[assignment]
         default=("non_essential",),
         description="which neurons get the noise (essential: ablation; random: control)",
@@ -106,16 +114,27 @@ class FineTuneSet(FineTuning):
         not_empty("target", self.target)
         if not self.objective:
             raise InputError("objective: expected at least one of clean, adversarial")
-        if not (self.dense or self.ratio or self.pattern):
-            raise InputError("nothing to do: `dense` is false and neither `ratio` nor `pattern` has a value")
+        if not (self.dense or self.ratio or self.pattern or self.layer_ratios):
+            raise InputError(
+                "nothing to do: `dense` is false and none of ratio, pattern and layer_ratios has a value"
+            )
         self.variants()
         return self
 
     def variants(self) -> list[FineTune]:
-        """One `FineTune` per ratio or pattern, target and objective, as written, duplicates dropped."""
+        """One `FineTune` per rule (ratio, pattern or layer ratios), target and objective, as written.
+
+        Duplicates are dropped; of layer ratios that are equal the first name stays.
+        """
         shared = {name: getattr(self, name) for name in FineTuning.model_fields}
         rules: list[dict[str, Any]] = [{"ratio": ratio} for ratio in self.ratio]
         rules += [{"pattern": pattern} for pattern in self.pattern]
+        all_ratios = list(self.layer_ratios.values())
+        rules += [
+            {"layer_ratios": ratios, "layer_ratios_name": name}
+            for place, (name, ratios) in enumerate(self.layer_ratios.items())
+            if ratios not in all_ratios[:place]
+        ]
         return _distinct(
             FineTune(**(shared | rule | {"target": target, "objective": objective}))
             for rule in rules
@@ -180,6 +199,11 @@ class Experiment(Section):
     finetune: FineTune | None
     attack: Attack
     simulate: Simulate | None = None
+    split: SplitName = Field(
+        default="test",
+        description="images that the network is attacked and simulated on; validation for a search only: "
+        "parameter files cannot say so, what is reported is of test images",
+    )
 
     @property
     def teacher(self) -> str:
@@ -218,12 +242,19 @@ class Experiment(Section):
         defense = self.pretrain.defense.label
         parts = [] if defense == "adversarial" else [defense]
         if (rule := self.finetune) is not None:
-            parts.append(f"pattern-{rule.pattern}" if rule.ratio is None else f"ratio-{rule.ratio:g}")
+            if rule.ratio is not None:
+                parts.append(f"ratio-{rule.ratio:g}")
+            else:
+                parts.append(
+                    f"pattern-{rule.pattern}" if rule.pattern else f"layers-{rule.layer_ratios_name}"
+                )
             parts += [rule.target.replace("_", "-")] if rule.target != "non_essential" else []
             parts += [self.distill.randomize.replace("_", "-")] if self.distill.randomize != "fixed" else []
             parts.append(rule.objective)
         if self.attack.ensemble > 1:
             parts.append(f"ensemble-{self.attack.ensemble}")
+        if self.split != "test":
+            parts.append(self.split)
         return "-".join(parts) or "dense"
 
 

@@ -61,11 +61,15 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
         checkpoint = experiment.distill.checkpoint if reads_teacher else None
-        return AttackRun.model_construct(**dict(section), checkpoint=checkpoint)  # it was validated
+        # the section was validated
+        return AttackRun.model_construct(**dict(section), checkpoint=checkpoint, split=experiment.split)
     if isinstance(section, Simulate):
         hardware = tuple(_hardware(core) for core in section.cores)
         return SimulateRun(
-            **dict(section), hardware=hardware, technology_digest=_technology_digest(section.technology)
+            **dict(section),
+            hardware=hardware,
+            technology_digest=_technology_digest(section.technology),
+            split=experiment.split,
         )
     return section
 
@@ -126,8 +130,14 @@ def _unread(stage: str, config: Mapping[str, Any]) -> set[str]:
         unread |= {"model", "epochs", "learning_rate"}  # the trained network's, and the defence's own
         if config["defense"]["epochs"] == 0:  # nothing is trained
             unread |= config.keys() - {"defense"}
+    if stage == "finetune":
+        unread |= {"layer_ratios_name"}  # equal ratios are one network, whatever they are called
+        if config["layer_ratios"] is None:
+            unread |= {"layer_ratios"}
     if stage == "attack" and config["ensemble"] == 1:
         unread |= {"ensemble"}
+    if stage in ("attack", "simulate") and config["split"] == "test":
+        unread |= {"split"}
     return unread
 
 

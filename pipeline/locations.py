@@ -23,6 +23,11 @@ def store_location(option: str | None = None, parameter: str | None = None) -> s
     return _first(option, STORE_VARIABLE, parameter, STORE)
 
 
+def absolute_location(location: str) -> str:
+    """The same place for processes that work in other folders; a URL is left as it is."""
+    return location if "://" in location else str(Path(location).absolute())
+
+
 def tracking_location(option: str | None = None, parameter: str | None = None) -> str:
     """MLflow: `--tracking-uri`, else MLFLOW_TRACKING_URI, else the parameter file's, else `mlflow.db` here.
 

@@ -44,6 +44,7 @@ def stage_tags(stage: str, plan: Plan) -> dict[str, str]:
             "defence": "dense" if rule is None else "noise_injection",
             "ratio": "" if rule is None or rule.ratio is None else repr(rule.ratio),
             "pattern": "" if rule is None else rule.pattern or "",
+            "layer_ratios": "" if rule is None else rule.layer_ratios_name or "",
             "objective": "" if rule is None else rule.objective,
             "target": "" if rule is None else rule.target,
             "selection": "" if rule is None else rule.selection,

@@ -5,7 +5,6 @@ before its end (time budget, --fail-fast, no machine left), 130 for Ctrl-C.
 """
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +21,7 @@ from pipeline.command_line import (
 )
 from pipeline.costs import measured_rates
 from pipeline.grids import grid_names
-from pipeline.locations import store_location
+from pipeline.locations import absolute_location, store_location
 from pipeline.planning import glance
 from pipeline.resources import parse_duration, parse_requests
 from pipeline.store import Store, open_store
@@ -167,9 +166,7 @@ def _value(text: str) -> Any:
 
 
 def _open(option: str | None, wanted: Wanted) -> Store:
-    """The store; workers have another working directory, so a path is an absolute one."""
-    location = store_location(option, wanted.grid.store)
-    return open_store(location if "://" in location else str(Path(location).absolute()), say)
+    return open_store(absolute_location(store_location(option, wanted.grid.store)), say)
 
 
 def _dry_run(wanted: Wanted, store: Store, *, device: str, cores: int | None) -> None:

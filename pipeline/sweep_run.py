@@ -17,6 +17,7 @@ from pipeline.costs import Estimate, measured_rates
 from pipeline.graph import Graph, NodeId
 from pipeline.planning import survey
 from pipeline.provenance import commit
+from pipeline.ray_session import cluster
 from pipeline.remaining import RemainingTime
 from pipeline.resources import Capacity, Request, requests
 from pipeline.schedule import Schedule
@@ -26,7 +27,7 @@ from pipeline.sweep_display import SweepDisplay
 from pipeline.sweep_follower import INTERRUPTED, Follower
 from pipeline.sweep_records import End, Stopwatch, SweepFolder
 from pipeline.tracking import Tracker
-from pipeline.tune_execution import Control, Execution, cluster
+from pipeline.tune_execution import Control, Execution
 from pipeline.wanted import Wanted
 
 
@@ -155,7 +156,8 @@ def _tracker(
 
 @contextmanager
 def _signals(control: Control) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop cleanly; a second one at once."""
+    """Ctrl-C and SIGTERM stop cleanly; a second one at once. Tune leaves Ctrl-C to us."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
     def handle(number: int, frame: Any) -> None:
         if control.reason is not None:

@@ -1,25 +1,19 @@
 """A graph of stages executed by Ray Tune: each trial is one stage.
 
 Tune only dispatches. Which stage comes next is the schedule's choice, what is done is the store's to say, and
-no sweep rests on Tune's own state: the next one plans afresh. Ray is set up for that: processes are kept for
-the next stage (a hundred times faster than Tune's default), several trials may be pending, nothing is sent to
-anybody.
+no sweep rests on Tune's own state: the next one plans afresh. Processes are kept for the next stage, which is
+a hundred times faster than Tune's default.
 """
 
-import os
-import shutil
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nenni_core.errors import InputError
 from pipeline.graph import NodeId
-from pipeline.remote_store import CACHE, CACHE_VARIABLE
+from pipeline.ray_session import machines
 from pipeline.resources import Capacity, Request
 from pipeline.schedule import Schedule, State
 from pipeline.stage_trial import Job, Outcome, log_path, timed_out
@@ -28,25 +22,6 @@ LOOK_AT_MACHINES = 5.0
 """Seconds between two looks at which machines there are."""
 WAIT_FOR_MACHINES = 60.0
 """Seconds that a stage waits for a machine to come back that has what it asks for."""
-OBJECT_STORE_BYTES = 200_000_000
-"""Memory that Ray shares between processes: only the plan of the sweep goes through it."""
-NOT_SHIPPED = (".git", ".venv", ".dvc", "store*", "mlartifacts", "mlflow.db*", "reports", "outputs", "docs")
-"""What in a checkout is not code."""
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing is restored from it
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
-}
-"""Read by Ray when it is imported, or later."""
 
 
 class Observer(Protocol):
@@ -78,78 +53,6 @@ class Control:
     def stop(self, reason: str) -> None:
         """Start nothing any more and end what runs; checkpoints stay. The first reason counts."""
         self.reason = self.reason or reason
-
-
-@contextmanager
-def cluster(address: str | None, *, cores: int | None) -> Iterator[Capacity]:
-    """A connection to Ray at `address`, or Ray on this machine with so many `cores`; gives what it has.
-
-    Raises `InputError` if there is no cluster at the address.
-    """
-    os.environ.update(ENVIRONMENT)
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    if address is None:  # the workers share what this process has fetched
-        os.environ.setdefault(CACHE_VARIABLE, str(Path(CACHE).absolute()))
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network
-    import ray
-
-    shared: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is None:
-        folder = tempfile.mkdtemp(prefix="nenni-", dir=_short_folder())
-        ray.init(
-            num_cpus=cores,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=folder,
-            **shared,
-        )
-    else:
-        folder = None
-        try:
-            ray.init(address=address, runtime_env=_shipped_code(root), **shared)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first_line = (str(error).splitlines() or [""])[0]
-            raise InputError(f"--address {address!r}: no Ray cluster answers there: {first_line}") from None
-    try:
-        yield Capacity(_machines())
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _short_folder() -> str | None:
-    """Where Ray's sockets go: their paths may have some hundred characters only."""
-    folder = tempfile.gettempdir()
-    return folder if len(folder) < 40 else "/tmp"
-
-
-def _shipped_code(root: str) -> dict[str, Any]:
-    """The code of this checkout, for machines that have none or another one."""
-    return {
-        "working_dir": root,
-        "excludes": [
-            ".git",
-            ".venv",
-            "store*",
-            "mlartifacts",
-            "mlflow.db*",
-            "reports",
-            "outputs",
-            "docs",
-            ".dvc",
-        ],
-    }
-
-
-def _machines() -> list[dict[str, float]]:
-    """What the machines of the cluster have that are there now."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass
@@ -254,7 +157,7 @@ class Execution:
         now = time.monotonic()
         if now - self._looked >= LOOK_AT_MACHINES:
             self._looked = now
-            self.capacity.update(_machines())
+            self.capacity.update(machines())
             self._give_up_if_stuck(now)
 
     def _leave(self, trial_id: str) -> tuple[NodeId, float]:

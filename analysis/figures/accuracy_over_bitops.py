@@ -31,8 +31,8 @@ def draw(table: RobustnessTable) -> Figure | None:
     One panel per fine-tuning objective. Horizontal: nominal BitOPs in percent of the dense network's.
     Vertical: accuracy in percent with its 95% Wilson interval: clean, under the longest PGD with blocked
     gradients, and for who knows the defence (`analysis.summary.attack_pair`). Ratios are filled and joined
-    by a line, N:M patterns are open; the dense teacher stands at 100%, its accuracy runs across the panel as
-    a thin line.
+    by a line, N:M patterns and layers' own ratios are open; the dense teacher stands at 100%, its accuracy
+    runs across the panel as a thin line.
     """
     noisy = [row for row in table.rows if not row.is_dense and row.cost is not None and row.images]
     if not noisy:
@@ -54,8 +54,10 @@ def draw(table: RobustnessTable) -> Figure | None:
         size = f"dense network's {names.magnitude(dense.pop())}" if len(dense) == 1 else "dense network's"
         axes[-1].set_xlabel(f"BitOPs of one image, % of the {size}")
         key_line = "bars: 95% intervals; thin lines: dense teacher"
-        if any(row.identity["pattern"] for row in noisy):
-            key_line = f"filled: ratio; open: N:M pattern; {key_line}"
+        kinds = {"N:M pattern": "pattern", "ratios by layer": "layer_ratios"}
+        opened = [kind for kind, name in kinds.items() if any(row.identity[name] for row in noisy)]
+        if opened:
+            key_line = f"filled: ratio; open: {' or '.join(opened)}; {key_line}"
         figure.supxlabel(key_line, fontsize=7.5, color=MUTED)
         # Constrained layout settles now, inside these settings, and not when the figure is saved.
         figure.canvas.draw()
@@ -68,7 +70,7 @@ def save(table: RobustnessTable, folder: Path) -> list[Path]:
 
 
 def _panel(row: Row) -> tuple[str, ...]:
-    """What a panel's networks have in common: all of the identity but ratio and pattern."""
+    """What a panel's networks have in common: all of the identity but where the noise goes."""
     values = (row.identity[name] for name in PANEL)
     return (*("" if value is None else str(value) for value in values), *names.departures(row.identity))
 
@@ -96,18 +98,18 @@ def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list
             )
             _points(ax, [100 + shift], [reference], colour, marker, filled=True)
         drawn = [(row, share) for row in rows if (share := row.cells[column])]
-        ratios = [(row, share) for row, share in drawn if not row.identity["pattern"]]
-        patterns = [(row, share) for row, share in drawn if row.identity["pattern"]]
+        ratios = [(row, share) for row, share in drawn if row.identity["ratio"] is not None]
+        others = [(row, share) for row, share in drawn if row.identity["ratio"] is None]
         taken = {_place(row) for row, _ in ratios}
         places = [_place(row) + shift for row, _ in ratios]
         ax.plot(
             places, [100 * share.value for _, share in ratios], color=colour, linestyle=line, linewidth=1.3
         )
         _points(ax, places, [share for _, share in ratios], colour, marker, filled=True)
-        # a pattern that costs what a ratio costs stands beside it
+        # another rule that costs what a ratio costs stands beside it
         aside = len(columns) * SIDESTEP
-        places = [_place(row) + shift + aside * (_place(row) in taken) for row, _ in patterns]
-        _points(ax, places, [share for _, share in patterns], colour, marker, filled=False)
+        places = [_place(row) + shift + aside * (_place(row) in taken) for row, _ in others]
+        _points(ax, places, [share for _, share in others], colour, marker, filled=False)
         if drawn:
             # the series is named at its cheapest network, where the three are furthest apart
             cheapest = min(drawn, key=lambda pair: pair[0].cost or 0)[1]
@@ -175,10 +177,10 @@ def _spread(wanted: list[float], heights: list[float], low: float, high: float) 
 
 
 def _name_networks(ax: Axes, rows: list[Row], *, with_dense: bool) -> None:
-    """Write ratio or pattern above each place, in a second line where the first one is taken."""
+    """Write the rule (ratio, pattern, name) above each place, in a second line where the first is taken."""
     at: dict[float, list[str]] = {}
     for row in rows:
-        rule = row.identity["pattern"] or f"{row.identity['ratio']:g}"
+        rule = names.rule_name(row.identity).split()[-1]
         at.setdefault(_place(row), []).append(rule)
     if with_dense:
         at.setdefault(100.0, []).append("dense")

@@ -23,6 +23,7 @@ IDENTITY = (
     "defence",
     "ratio",
     "pattern",
+    "layer_ratios",
     "objective",
     "target",
     "randomize",
@@ -36,7 +37,7 @@ IDENTITY = (
     "pretrain_epochs",
 )
 # What of it only a network with noise has.
-NOISE = ("ratio", "pattern", "objective", *names.USUAL)
+NOISE = ("ratio", "pattern", "layer_ratios", "objective", *names.USUAL)
 # What networks that come from one dense teacher have in common.
 TEACHER = ("model", "dataset", "seed", "trained_by", "pretrain_epochs")
 # What of that a label writes out where networks differ in it; the defence is in the label anyway.
@@ -333,9 +334,13 @@ def _table_row(run: dict[str, Any], columns: tuple[str, ...], label: str) -> Row
 
 
 def _printed(run: Mapping[str, Any]) -> PrintedReduction | None:
-    """What the paper prints, which has noise in adversarially trained networks, and no ensembles."""
+    """What the paper prints: noise in adversarially trained networks, as much in all layers; no ensembles."""
     other = run["defence"] == "dense" or run["trained_by"] not in names.PLAIN or (run["ensemble"] or 1) > 1
-    return None if other else printed_reduction(run["model"], run["ratio"], run["pattern"])
+    return (
+        None
+        if other or run["layer_ratios"]
+        else printed_reduction(run["model"], run["ratio"], run["pattern"])
+    )
 
 
 def _quotient(part: float | None, whole: float | None) -> float | None:

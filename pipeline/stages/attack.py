@@ -28,7 +28,7 @@ RESULTS, RECORDS = "results.json", "records.parquet"
 def run(
     config: AttackRun, inputs: Mapping[str, Path], out: Path, *, seed: int, runtime: Runtime
 ) -> dict[str, float]:
-    """Attack the test images; attacks that an interrupted process has finished are not run again.
+    """Attack images of one split; attacks that an interrupted process has finished are not run again.
 
     All that is random is drawn from (`seed`, attack), so that models of one seed meet the same attacks.
     """
@@ -36,7 +36,7 @@ def run(
 
     data = load_prepared(inputs["prepare"])
     # the choice of images depends on nothing but the data, so that all models and seeds share it
-    test = data.test.limited(config.images, 0)
+    attacked = data.split(config.split).limited(config.images, 0)
     if "finetune" in inputs:
         model = load_model(inputs["finetune"], MODEL, device=runtime.device)
         costs = read_json(inputs["finetune"] / BITOPS)
@@ -59,8 +59,8 @@ def run(
     )
     evaluation = evaluate(
         model,
-        test.images,
-        test.labels,
+        attacked.images,
+        attacked.labels,
         attacks,
         num_classes=data.num_classes,
         batch_size=config.batch_size,
@@ -85,7 +85,7 @@ def run(
     if len(evaluation.examples.index):
         figures.adversarial_examples(evaluation.examples, data.class_names, out / "examples.png")
 
-    metrics: dict[str, float] = {"images": float(len(test.labels))}
+    metrics: dict[str, float] = {"images": float(len(attacked.labels))}
     if (verdict := verdict_of(evaluation)) is not None:
         write_json(out / MASKING, verdict.summary())
         metrics |= verdict.metrics()

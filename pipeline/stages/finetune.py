@@ -15,7 +15,7 @@ from nenni_core.bitops import bitops
 from nenni_core.defenses import make_defense
 from nenni_core.defenses.continued import Continued
 from nenni_core.distill import calibrate
-from nenni_core.inject import set_injection
+from nenni_core.inject import set_injection, set_layer_ratios
 from nenni_core.masks import mask_densities
 from nenni_core.randomness import derive_seed, set_noise
 from pipeline import figures
@@ -44,15 +44,13 @@ def run(
     model.load_state_dict(load_file(inputs["distill"] / MODEL))
     model.to(runtime.device)
     set_noise(model, "training", derive_seed(seed, "finetune"))
-    rule: dict[str, Any] = {
-        "ratio": config.ratio,
-        "pattern": config.pattern,
-        "selection": config.selection,
-        "score": config.score,
-        "target": config.target,
-    }
+    rule: dict[str, Any] = {"selection": config.selection, "score": config.score, "target": config.target}
+    if config.layer_ratios is None:
+        rule |= {"ratio": config.ratio, "pattern": config.pattern}
     set_injection(model, **rule, gradient="straight_through")
-    spec = spec.with_injection(replace(spec.injection, **rule))
+    if config.layer_ratios is not None:
+        set_layer_ratios(model, config.layer_ratios)
+    spec = replace(spec, injection=replace(spec.injection, **rule), layer_ratios=config.layer_ratios)
 
     images = data.train.limited(config.calibration_images, derive_seed(seed, "finetune", "calibration"))
     batches = images.batches(config.batch_size, runtime.device)

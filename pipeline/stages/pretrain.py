@@ -23,14 +23,10 @@ def run(
     Raises `TrainingDiverged` if the loss is no longer finite.
     """
     data = load_prepared(inputs["prepare"])
-    channels, height, width = data.image_shape
-    assert height == width, "data sets have square images"
-    spec = ModelSpec(
-        name=config.architecture,
-        defense=config.defense.model_dump(),
+    spec = ModelSpec.dense(
+        config,
         num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=height,
+        image_shape=data.image_shape,
         mean=data.mean,
         std=data.std,
     )

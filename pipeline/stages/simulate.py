@@ -18,11 +18,12 @@ from torch import nn
 from hwsim.explain import shares
 from hwsim.hardware import Hardware
 from hwsim.layers import Layer
-from hwsim.masks import Mask, Pattern, random_masks, save_masks, unpack
+from hwsim.masks import Mask, Pattern, random_mask, save_masks, unpack
 from hwsim.sweep import FIGURES, Noise, Origin, Point, can_run, sweep
 from hwsim.technology import load_technology
 from nenni_core.errors import InputError
 from nenni_core.inject import injected_layers
+from nenni_core.injection import Injection
 from nenni_core.masks import masks, pack_mask
 from nenni_core.randomness import derive_seed, set_noise
 from nenni_core.shapes import layer_shapes
@@ -32,14 +33,17 @@ from pipeline.files import write_csv, write_json
 from pipeline.runtime import Runtime
 
 MASKS, SIMULATION = "masks.safetensors", "simulation.json"
+PER_LAYER = "by layer"
+"""What the noise is called where every layer has a ratio of its own."""
 
 
 def run(
     config: SimulateRun, inputs: Mapping[str, Path], out: Path, *, seed: int, runtime: Runtime
 ) -> dict[str, float]:
-    """Simulate the fine-tuned network on test images; random masks have as much noise as it is configured to.
+    """Simulate the fine-tuned network on real images; random masks have as much noise as it is configured to.
 
-    The choice of images depends on nothing but the data, so that all variants are measured on the same.
+    A layer that is configured to have none runs dense (`hwsim run --masks` would predict for it, too). The
+    choice of images depends on nothing but the data, so that all variants are measured on the same.
     """
     data = load_prepared(inputs["prepare"])
     spec = load_spec(inputs["finetune"])
@@ -55,10 +59,15 @@ def run(
                 f"layer {layer.name!r} runs without noise, or more than once in a forward pass; the "
                 "simulation expects a network all of whose layers have noise and run once"
             )
-    measured = _measured(model, data.test.limited(config.images, 0), config.batch_size, runtime.device)
+    images = data.split(config.split).limited(config.images, 0)
+    measured = _measured(model, images, config.batch_size, runtime.device)
     whole = {layer.name: np.concatenate([batch[layer.name] for batch in measured]) for layer in layers}
-    share = float(1 - injection.density)
-    about = {"noise": injection.label, "noisy_share": repr(share), "network": spec.name}
+    rules = {layer.name: noisy[layer.name].injection for layer in layers}
+    if spec.layer_ratios is None:
+        label, share = injection.label, float(1 - injection.density)
+    else:
+        label, share = PER_LAYER, _noisy_share(layers, rules)
+    about = {"noise": label, "noisy_share": repr(share), "network": spec.name}
     about |= {"pattern": injection.pattern} if injection.pattern is not None else {}
     save_masks(out / MASKS, whole, images=config.images, about=about)
 
@@ -72,19 +81,24 @@ def run(
     ]
     if not cores:
         raise InputError(
-            f"simulate.cores: none of {', '.join(config.cores)} can run {injection.label}; expected "
+            f"simulate.cores: none of {', '.join(config.cores)} can run {label}; expected "
             "one for any mask, such as 'unstructured'"
         )
 
+    with_noise = [layer for layer in layers if rules[layer.name].density != 1]
+
     def noise(origin: Origin, batch: int) -> Noise:
-        chosen = measured[batch]
+        chosen = {layer.name: measured[batch][layer.name] for layer in with_noise}
         if origin == "random":
             rng = np.random.default_rng([derive_seed(seed, "simulate", "random masks"), batch])
-            chosen = random_masks(
-                layers, rng, ratio=injection.ratio, pattern=pattern, images=config.batch_size
-            )
+            chosen = {
+                layer.name: random_mask(
+                    layer, rng, ratio=rules[layer.name].ratio, pattern=pattern, images=config.batch_size
+                )
+                for layer in with_noise
+            }
         return Noise(
-            label=injection.label,
+            label=label,
             pattern=pattern,
             share=share,
             masks=chosen,
@@ -112,6 +126,12 @@ def run(
         for name in (*FIGURES, *(f"{figure}_over_dense" for figure in FIGURES)):
             metrics[f"{name}/{row['core']}/{row['masks']}"] = row[name]
     return metrics
+
+
+def _noisy_share(layers: Sequence[Layer], rules: Mapping[str, Injection]) -> float:
+    """The share of all neurons that are configured to get noise."""
+    noisy = sum((1 - rules[layer.name].density) * layer.output_values for layer in layers)
+    return float(noisy / sum(layer.output_values for layer in layers))
 
 
 def _measured(model: nn.Module, images: Split, batch_size: int, device: str) -> list[dict[str, Mask]]:

@@ -97,6 +97,23 @@ def test_networks_and_series_are_named_in_the_figure(table: RobustnessTable) -> 
     assert "1.00 M" in figure.axes[1].get_xlabel()
 
 
+def test_layers_with_ratios_of_their_own_are_open_and_named(recorder: Recorder) -> None:
+    parent = recorder.parent("by-layer")
+    recorder.attack(parent, DENSE, {"clean": 100, "pgd20": 50})
+    recorder.attack(parent, noise(ratio="0.9"), {"clean": 90, "pgd20": 60}, bitops=(0.2e6, 0.2e6))
+    recorder.attack(parent, noise(layer_ratios="cheap"), {"clean": 80, "pgd20": 70}, bitops=(0.1e6, 0.1e6))
+    table = build_table(read_back(recorder, "by-layer", {}).runs)
+    assert [row.label for row in table.rows] == [
+        "Dense teacher",
+        "Ratio 0.9, clean",
+        "Layer ratios cheap, clean",
+    ]
+    figure = draw(table)
+    assert figure is not None
+    assert {"0.9", "cheap"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert "open: ratios by layer" in figure.get_supxlabel()
+
+
 def test_the_worst_case_stands_for_who_knows_the_defence(adaptive: Recorded) -> None:
     figure = draw(build_table(adaptive.runs))
     assert figure is not None

@@ -90,6 +90,8 @@ def test_rows_are_dense_then_ratios_then_patterns_ascending_and_clean_before_adv
         run(pattern="1:4"),
         run(pattern="2:8"),
         run(pattern="7:8"),
+        run(layer_ratios="cheap"),
+        run(layer_ratios="robust"),
     ]
     for start in range(len(wanted)):
         turned = wanted[start:] + wanted[:start]
@@ -102,6 +104,9 @@ def test_labels_name_what_departs_from_the_usual() -> None:
     assert (
         names.variant_name(run(pattern="4:8", **usual | {"target": "essential"}))
         == "Pattern 4:8, target essential"
+    )
+    assert names.variant_name(run(layer_ratios="cheap", objective="clean", **usual)) == (
+        "Layer ratios cheap, clean"
     )
     departing = run(ratio=0.5, score="signed", bits=8, projection_ratio=0.5)
     assert names.variant_name(departing) == "Ratio 0.5, score signed, bits 8, projection ratio 0.5"

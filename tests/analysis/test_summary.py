@@ -64,6 +64,13 @@ def test_a_gain_that_only_blocked_gradients_show() -> None:
     assert "Blocked gradients make it look 30.0 points more robust than straight-through ones" in text
 
 
+def test_layers_with_ratios_of_their_own_are_called_by_their_name() -> None:
+    by_layer = noisy(790, 650, 350, ratio=None, layer_ratios="cheap")
+    found = summary(by_layer)
+    [(_, text)] = [*found.chosen, *found.others]
+    assert text.startswith("With the layer ratios cheap the network costs 17.4% of the dense BitOPs.")
+
+
 @pytest.mark.parametrize(
     ("blocked", "straight", "verdict", "overall"),
     [

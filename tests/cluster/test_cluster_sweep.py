@@ -1,6 +1,4 @@
-"""A sweep on a Ray cluster with everything that docs/cluster.md sets up, all of it on this machine.
-
-"""
+"""A sweep on a Ray cluster with everything that docs/cluster.md sets up, all of it on this machine."""
 
 import secrets
 import tempfile

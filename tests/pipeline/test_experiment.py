@@ -57,6 +57,36 @@ def test_repeated_values_make_one_experiment(tiny: dict[str, Any]) -> None:
     assert labels == ["dense", "ratio-0.9-clean", "pattern-4:8-clean"]
 
 
+def test_layers_own_ratios_are_variants_with_names(tiny: dict[str, Any]) -> None:
+    own = {"cheap": {"conv": 0.99, "last": "9/10"}, "same": {"last": 0.9, "conv": 0.99}, "dear": {"conv": 0}}
+    tiny["finetune"] |= {"pattern": ["4:8"], "layer_ratios": own, "objective": ["clean", "adversarial"]}
+    experiments = ExperimentSet.model_validate(tiny).experiments()
+    assert [experiment.label for experiment in experiments[5:]] == [
+        "layers-cheap-clean",
+        "layers-cheap-adversarial",
+        "layers-dear-clean",
+        "layers-dear-adversarial",
+    ]
+    rule = experiments[5].finetune
+    assert rule is not None
+    assert (rule.ratio, rule.pattern, rule.layer_ratios) == (None, None, {"conv": 0.99, "last": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ({}, "none"),
+        ({"ratio": 0.9, "pattern": "4:8"}, "ratio and pattern"),
+        ({"ratio": 0.9, "layer_ratios": {"conv": 0.5}, "layer_ratios_name": "a"}, "ratio and layer_ratios"),
+    ],
+)
+def test_a_variant_has_one_rule(rules: dict[str, Any], found: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        FineTune(**rules)
+    [line] = describe(caught.value, FineTune)
+    assert line == f"a variant has one of ratio, pattern and layer_ratios; found {found}"
+
+
 def test_configuration_is_frozen(tiny: dict[str, Any]) -> None:
     experiment = ExperimentSet.model_validate(tiny).experiments()[0]
     with pytest.raises(ValidationError, match="frozen"):
@@ -86,6 +116,14 @@ def test_configuration_is_frozen(tiny: dict[str, Any]) -> None:
         ("finetune", {"pattern": ["9:8"]}, "noise in 9 of 8"),
         ("finetune", {"pattern": "1:2", "selection": "threshold"}, "finetune: selection 'threshold'"),
         ("finetune", {"ratio": [], "dense": False}, "finetune: nothing to do"),
+        (
+            "finetune",
+            {"layer_ratios": {"a": {"conv": 2}}},
+            "finetune.layer_ratios.a.conv: expected less than or equal to 1, found 2",
+        ),
+        ("finetune", {"layer_ratios": {"a": {}}}, "finetune.layer_ratios.a: expected"),
+        ("finetune", {"layer_ratios": {"A b": {"conv": 1}}}, "'A b' is not made of a-z, 0-9 and _"),
+        ("finetune", {"layer_ratios": [0.5]}, "finetune.layer_ratios: expected a section"),
         ("finetune", {"objective": []}, "finetune: objective: expected at least one"),
         ("attack", {"attacks": {}}, "attack.attacks"),
         ("attack", {"attacks": {"PGD-20": {"kind": "pgd"}}}, "'PGD-20' is not made of a-z, 0-9 and _"),

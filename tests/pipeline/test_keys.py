@@ -229,6 +229,24 @@ def test_a_defence_shares_the_network_that_it_starts_from(tiny: dict[str, Any]) 
     assert len({key["attack"] for key in keys}) == 3
 
 
+# --- layers' own ratios ----------------------------------------------------------------------------------
+
+
+def test_the_ratios_of_layers_are_in_the_key_and_their_name_is_not(tiny: dict[str, Any]) -> None:
+    uniform = first_variant(tiny)
+    assert not {"layer_ratios", "layer_ratios_name"} & stage_config("finetune", uniform).keys()
+    assert "split" not in stage_config("attack", uniform)  # keys from before there were any
+
+    def own(name: str, ratios: dict[str, float]) -> dict[str, str]:
+        tiny["finetune"] |= {"ratio": [], "layer_ratios": {name: ratios}}
+        return stage_keys(first_variant(tiny), "data")
+
+    before = own("a", {"conv": 0.5, "last": 0.9})
+    assert changed_stages(stage_keys(uniform, "data"), before) == ["finetune", "attack"]
+    assert own("b", {"last": 0.9, "conv": 0.5}) == before
+    assert changed_stages(before, own("a", {"conv": 0.5, "last": 0.8})) == ["finetune", "attack"]
+
+
 # --- ensembles -------------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,7 @@ def test_a_set_becomes_a_parent_with_a_child_per_stage_instance(
         "defence": "noise_injection",
         "ratio": "0.9",
         "pattern": "",
+        "layer_ratios": "",
         "objective": "clean",
         "target": "non_essential",
         "randomize": "fixed",

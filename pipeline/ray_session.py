@@ -62,8 +62,8 @@ def set_environment(*, local: bool) -> None:
 def cluster(address: str | None, *, cores: int | None) -> Iterator[Capacity]:
     """A connection to Ray at `address`, or Ray on this machine with so many `cores`; gives what it has.
 
-    The code of this checkout is sent along to a cluster, for machines that have none or another one. A Ray that
-    this process has started already is used as it is. Raises `InputError` if there is no cluster at the
+    The code of this checkout is sent along to a cluster, for machines that have none or another one. A Ray
+    that this process has started already is used as it is. Raises `InputError` if there is no cluster at the
     address.
     """
     set_environment(local=address is None)

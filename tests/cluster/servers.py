@@ -65,7 +65,7 @@ class PostgresServer:
     @property
     def url(self) -> str:
         """As SQLAlchemy names the database."""
-        return f"postgresql://nenni@127.0.0.1:{self.port}/mlflow"
+        return f"postgresql+psycopg2://nenni@127.0.0.1:{self.port}/mlflow"
 
     def _run(self, name: str, *arguments: str) -> None:
         program = postgres_program(name)
@@ -76,8 +76,8 @@ class PostgresServer:
             user=user,
             cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=(self.folder / f"{name}.out").open("wb") if os.getuid() != 0 else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env=os.environ | {"HOME": "/"},
             check=False,
         )
@@ -117,6 +117,8 @@ class TrackingServer:
         wait_for(self._answers, "MLflow's server does not answer", seconds=180)
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "mlflow.log").read_text()[-2000:]
         try:
             urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
         except (OSError, urllib.error.URLError):
@@ -126,8 +128,9 @@ class TrackingServer:
     def kill(self) -> None:
         """As `kill -9`, its workers too."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @dataclass

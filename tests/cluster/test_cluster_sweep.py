@@ -64,8 +64,13 @@ def server(s3: S3Server, tmp_path: Path, free_port: Callable[[], int]) -> Iterat
 
 
 def test_a_sweep_survives_the_loss_of_a_machine_and_of_the_tracking_server(
-    s3: S3Server, nodes: RayNodes, server: TrackingServer, tmp_path: Path
+    s3: S3Server,
+    nodes: RayNodes,
+    server: TrackingServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("NENNI_STORE_CACHE", str(tmp_path / "own-cache"))
     content = larger_grid()
     alone = Sweeping(tmp_path / "alone", content)
     alone.run("--no-tracking")
@@ -101,7 +106,7 @@ def test_a_sweep_survives_the_loss_of_a_machine_and_of_the_tracking_server(
     server.start()
     said = sweeping.run(*options, environment=environment, cores=None)
     assert "computed in" not in said
-    assert tracked(server, "tiny") == {key for _, key in store.names()}
+    assert tracked(server, "test") == {key for _, key in store.names()}
 
 
 def tracked(server: TrackingServer, experiment: str) -> set[str]:

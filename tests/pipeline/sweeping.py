@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from tiny_experiment import TINY
 
-from pipeline.store import TIMING, Store, read_entry
+from pipeline.store import TIMING, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports this in every process of ours. Renaming a file is an audited event, which comes first: the
@@ -131,7 +131,9 @@ def results(store: Store) -> dict[tuple[str, str], dict[str, str]]:
     """SHA-256 of every result file of every entry, but of the seconds."""
     found = {}
     for stage, key in store.names():
-        files = read_entry(store.entry_path(stage, key)).manifest.files
+        entry = store.find(stage, key)
+        assert entry is not None, f"{stage} {key} is damaged"
+        files = entry.manifest.files
         found[stage, key] = {name: record.sha256 for name, record in files.items() if name != TIMING}
     return found
 

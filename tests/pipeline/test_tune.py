@@ -99,7 +99,7 @@ def test_a_stage_that_raises_is_a_result(
     monkeypatch.setattr(search_trials, "configure_torch", lambda threads, device: None)
     (tmp_path / "store").write_text("a file")
     evaluate_trial(
-        search.uniform_choices()[0], search=search, store=tmp_path / "store", device="cpu", threads=1
+        search.uniform_choices()[0], search=search, store=str(tmp_path / "store"), device="cpu", threads=1
     )
     [result] = reported
     assert "store" in result[ERROR]

@@ -52,6 +52,6 @@ def _survey(graph: Graph, is_there: Callable[[NodeId], bool]) -> Survey:
     missing: set[NodeId] = set()
     for name in reversed(graph.nodes):  # those that read a stage come after it
         readers = downstream[name]
-        if name not in there and (not readers or any(reader in missing for reader in readers)):
+        if name not in there and (name in graph.last or any(reader in missing for reader in readers)):
             missing.add(name)
     return Survey(frozenset(there), frozenset(missing))

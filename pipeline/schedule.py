@@ -114,7 +114,8 @@ class Schedule:
                 self._attempts[name] += 1
                 self._set(name, State.RUNNING)
                 return name
-            if self._passed.get(name, 0) >= PATIENCE:
+            # where nothing runs, nothing will make room: a machine has gone, and the others may go on
+            if self._passed.get(name, 0) >= PATIENCE and self._counts[State.RUNNING]:
                 return None
             passed.append(name)
         return None

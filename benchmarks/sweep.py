@@ -11,7 +11,6 @@ stages do nothing.
 """
 
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 import yaml
 from rich.console import Console
@@ -60,7 +60,7 @@ class Order:
 
 def measure(shape: str, graph: Graph, workers: int, *, seed: int, known: str = "costs") -> Order:
     """Run `graph` with random costs on virtual workers."""
-    costs = log_normal_costs(graph, random.Random(seed))
+    costs = log_normal_costs(graph, np.random.default_rng(seed))
     medians = {name: float(MINUTES[name.stage]) for name in graph.nodes}
     seconds = costs if known == "costs" else medians
 
@@ -157,7 +157,7 @@ def main(
 ) -> None:
     """Measure the sweep without its stages: its order, its own time, its look ahead."""
     console = Console(width=140)
-    graphs = {"like a sweep": like_a_sweep(stages), "random": at_random(stages, random.Random(seed))}
+    graphs = {"like a sweep": like_a_sweep(stages), "random": at_random(stages, np.random.default_rng(seed))}
     orders = [
         measure(shape, graph, workers, seed=seed, known=known)
         for shape, graph in graphs.items()

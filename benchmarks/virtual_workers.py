@@ -1,11 +1,11 @@
 """Graphs with made-up costs, and workers whose time is virtual: `pipeline.schedule` alone at work."""
 
 import heapq
-import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+
+import numpy as np
 
 from pipeline.config import Attack, AttackConfig, Distill, Prepare, Pretrain
 from pipeline.experiment import Experiment
@@ -62,20 +62,22 @@ def like_a_sweep(stages: int) -> Graph:
     return graph_of(upstream)
 
 
-def at_random(stages: int, draw: random.Random, *, most_read: int = 3) -> Graph:
+def at_random(stages: int, draw: np.random.Generator, *, most_read: int = 3) -> Graph:
     """Stages of random kinds, each of which reads some of the ones before it."""
-    names = [NodeId(draw.choice(list(MINUTES)), str(number)) for number in range(stages)]
+    names = [NodeId(str(kind), str(number)) for number, kind in enumerate(draw.choice(list(MINUTES), stages))]
     return graph_of(
         {
-            name: sorted(draw.sample(names[:index], min(index, draw.randint(0, most_read))))
+            # some of the numbers are drawn twice or are none: stages read different numbers of others
+            name: [names[n] for n in np.unique(draw.integers(-1, max(index, 1), most_read)) if 0 <= n < index]
             for index, name in enumerate(names)
         }
     )
 
 
-def log_normal_costs(graph: Graph, draw: random.Random) -> dict[NodeId, float]:
+def log_normal_costs(graph: Graph, draw: np.random.Generator) -> dict[NodeId, float]:
     """Minutes of every stage, log-normal about the median of its kind."""
-    return {name: MINUTES[name.stage] * math.exp(draw.gauss(0, SPREAD)) for name in graph.nodes}
+    factors = draw.lognormal(0.0, SPREAD, len(graph.nodes)).tolist()
+    return {name: MINUTES[name.stage] * factor for name, factor in zip(graph.nodes, factors, strict=True)}
 
 
 def longest_path(graph: Graph, costs: Mapping[NodeId, float]) -> float:

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ COUNT = settings(max_examples=60, deadline=None)
 def drawn(seed: int, size: int) -> tuple[random.Random, Graph, dict[NodeId, float]]:
     """A generator, a random graph and how long its stages take; some take no time."""
     draw = random.Random(seed)
-    graph = at_random(size, draw)
+    graph = at_random(size, np.random.default_rng(seed))
     return (
         draw,
         graph,
@@ -211,7 +212,7 @@ def test_a_wide_stage_is_not_passed_over_for_ever(narrow_ones: int) -> None:
             starts.append(name)
             running.append(name)
         schedule.succeed(running.pop(0))
-    assert len(starts) - 1 <= PATIENCE
+    assert len(starts) - 1 < narrow_ones / 2
 
 
 def test_what_no_machine_can_take_does_not_hold_up_the_others() -> None:

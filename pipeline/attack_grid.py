@@ -65,7 +65,9 @@ def _shown(knob: str, value: Any) -> str:
     try:
         number = parse_number(value)
     except ValueError:
-        return str(value)  # a word, or something that the validation of the attack will name
+        number = value  # true or false, a word, or something that the validation of the attack will name
     if isinstance(number, bool) or not isinstance(number, int | float):
-        return str(number)
-    return f"{round(number * 255, 6) if knob in PIXELS else number:g}".replace(".", "_").replace("-", "minus")
+        return str(number).lower()
+    number = round(number * 255, 6) if knob in PIXELS else number
+    exact = str(int(number)) if number == int(number) else repr(float(number))
+    return exact.replace(".", "_").replace("-", "minus")

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 from nenni_core.data import dataset_extent
+from pipeline.config import Section
+from pipeline.defense_choice import DefenseChoice
 from pipeline.graph import Node, NodeId
-from pipeline.keys import stage_section
+from pipeline.keys import VERSIONS, own_section, stage_section
 from pipeline.store import Manifest, Store
 from pipeline.work import Facts, stage_work
 
@@ -36,22 +38,36 @@ class Estimate:
 NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True)
 class Rates:
-    """Core-seconds for each unit of work, by kind of stage, and by kind of stage and network."""
+    """Core-seconds for each unit of work, by kind of stage and network, and by kind of stage alone."""
 
-    by_stage: Mapping[str, Sequence[float]]
-    by_network: Mapping[tuple[str, str], Sequence[float]]
+    def __init__(self, measured: Mapping[tuple[str, str], Sequence[float]]) -> None:
+        """`measured`: rates by kind of stage and architecture."""
+        self._by_network = {name: _spread(rates) for name, rates in measured.items()}
+        by_stage: dict[str, list[float]] = {}
+        for (stage, _), rates in measured.items():
+            by_stage.setdefault(stage, []).extend(rates)
+        self._by_stage = {stage: _spread(rates) for stage, rates in by_stage.items()}
+        self._work: dict[tuple[str, int, Facts], tuple[Section, float]] = {}
 
     def estimate(self, node: Node) -> Estimate | None:
         """What a stage will take; None if no stage of its kind was ever measured."""
         facts = facts_of(node)
-        rates = self.by_network.get((node.id.stage, facts.model)) or self.by_stage.get(node.id.stage)
-        if not rates:
+        spread = self._by_network.get((node.id.stage, facts.model)) or self._by_stage.get(node.id.stage)
+        if spread is None:
             return None
-        work = stage_work(node.id.stage, stage_section(node.id.stage, node.plan.experiment), facts)
-        low, middle, high = _spread(rates)
+        low, middle, high = spread
+        work = self._work_of(node, facts)
         return Estimate(middle * work, low * work, high * work)
+
+    def _work_of(self, node: Node, facts: Facts) -> float:
+        stage, experiment = node.id.stage, node.plan.experiment
+        section = own_section(stage, experiment)
+        name = stage, id(section), facts
+        if name not in self._work:
+            # the section, which many experiments share, is kept so that no other one gets its `id`
+            self._work[name] = section, stage_work(stage, stage_section(stage, experiment), facts)
+        return self._work[name][1]
 
 
 def _spread(rates: Sequence[float]) -> tuple[float, float, float]:
@@ -81,28 +97,31 @@ def measured_rates(store: Store, *, device: str) -> Rates:
     """The rates of what is in a store and was computed on a kind of `device` such as "cpu"."""
     manifests = _manifests(store)
     by_key = {manifest.key: manifest for manifest in manifests}
-    by_stage: dict[str, list[float]] = {}
-    by_network: dict[tuple[str, str], list[float]] = {}
+    measured: dict[tuple[str, str], list[float]] = {}
     for manifest in manifests:
         facts = _recorded_facts(manifest, by_key)
         if facts is None or (manifest.device != device and manifest.stage != "prepare"):
             continue
         work = stage_work(manifest.stage, manifest.config, facts)
         rate = manifest.seconds * manifest.threads / work
-        by_stage.setdefault(manifest.stage, []).append(rate)
-        by_network.setdefault((manifest.stage, facts.model), []).append(rate)
-    return Rates(by_stage, by_network)
+        measured.setdefault((manifest.stage, facts.model), []).append(rate)
+    return Rates(measured)
 
 
 def _manifests(store: Store) -> list[Manifest]:
-    """Manifests of each kind of stage; damaged ones are passed over."""
+    """Manifests of each kind of stage; damaged ones, and those of older code, are passed over."""
     keys: dict[str, list[str]] = {}
     for stage, key in store.names():
         keys.setdefault(stage, []).append(key)
     # those of the networks and the data are needed to make sense of the others
     read = {stage: of if stage in ("prepare", "pretrain") else of[:MOST_READ] for stage, of in keys.items()}
     manifests = (store.manifest(stage, key) for stage, of_stage in read.items() for key in of_stage)
-    return [manifest for manifest in manifests if manifest is not None]
+    return [
+        manifest
+        for manifest in manifests
+        # a configuration of older code may lack what is read of it here
+        if manifest is not None and manifest.stage_version == VERSIONS.get(manifest.stage)
+    ]
 
 
 def _recorded_facts(manifest: Manifest, by_key: Mapping[str, Manifest]) -> Facts | None:
@@ -123,8 +142,6 @@ def _recorded_facts(manifest: Manifest, by_key: Mapping[str, Manifest]) -> Facts
 
 
 def _architecture(trained: Manifest) -> str:
-    from pipeline.defense_choice import DefenseChoice
-
     defense = DefenseChoice.model_validate(trained.config["defense"]).defense()
     return defense.architecture(trained.config["model"])
 

@@ -49,14 +49,12 @@ class DefenseChoice(BaseModel):
 
     def defense(self) -> "Defense":
         """The defence itself."""
-        from nenni_core.defenses import make_defense
-
-        return make_defense(self.kind, **self.settings)
+        return _made(self.kind, tuple(self.settings.items()))
 
     @property
     def unusual(self) -> dict[str, Any]:
         """The hyperparameters that are not the published ones."""
-        usual = DefenseChoice(kind=self.kind).settings
+        usual = _published(self.kind).settings
         return {name: value for name, value in self.settings.items() if value != usual[name]}
 
     @property
@@ -78,7 +76,20 @@ class DefenseChoice(BaseModel):
     @property
     def base(self) -> "DefenseChoice | None":
         """By which defence a network is trained before this one starts; None if it starts afresh."""
-        return DefenseChoice(kind=self.settings["base"]) if self.defense().starts_trained else None
+        return _published(self.settings["base"]) if self.defense().starts_trained else None
+
+
+@cache
+def _published(kind: str) -> DefenseChoice:
+    return DefenseChoice(kind=kind)
+
+
+@cache
+def _made(kind: str, settings: tuple[tuple[str, Any], ...]) -> "Defense":
+    """A defence is immutable, and asked for with every key and label of every experiment."""
+    from nenni_core.defenses import make_defense
+
+    return make_defense(kind, **dict(settings))
 
 
 def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -189,10 +189,15 @@ def _distinct(choices: Iterable[Choice]) -> list[Choice]:
     return found
 
 
-class Experiment(Section):
-    """One complete experiment. `finetune` is None for the dense teacher."""
+class Seeded(Section):
+    """What has a seed."""
 
     seed: Whole = Field(default=0, ge=0, description="of everything random but the data split")
+
+
+class Experiment(Seeded):
+    """One complete experiment. `finetune` is None for the dense teacher."""
+
     prepare: Prepare
     pretrain: Pretrain
     distill: Distill
@@ -208,7 +213,7 @@ class Experiment(Section):
     @property
     def teacher(self) -> str:
         """The stage whose output is the dense network."""
-        return "pretrain" if self.pretrain.defense.base is None else "defend"
+        return "defend" if self.pretrain.defense.defense().starts_trained else "pretrain"
 
     def training(self, stage: str) -> Pretrain:
         """How the network that `stage` works on was trained; `pretrain` trains what `defend` starts from."""
@@ -258,10 +263,9 @@ class Experiment(Section):
         return "-".join(parts) or "dense"
 
 
-class ExperimentSet(Section):
+class ExperimentSet(Seeded):
     """The content of a parameter file."""
 
-    seed: Whole = Field(default=0, ge=0, description="of everything random but the data split")
     store: str | None = Field(
         default=None,
         min_length=1,
@@ -289,30 +293,44 @@ class ExperimentSet(Section):
         return self
 
     def experiments(self) -> list[Experiment]:
-        """The experiments of the set, the dense network of each defence before those with noise."""
+        """The experiments of the set, the dense network of each defence before those with noise.
+
+        Experiments that agree on a section share it: it is one object.
+        """
+        distill = self.distill.variants()
+        dense: list[tuple[Distill, FineTune | None]] = [(distill[0], None)] if self.finetune.dense else []
+        noisy = [(noise, rule) for noise in distill for rule in self.finetune.variants()]
         attacks = {random: self.attack.variants(random=random) for random in (False, True)}
         return [
-            experiment for pretrain in self.pretrain.variants() for experiment in self._of(pretrain, attacks)
+            experiment
+            for pretrain in self.pretrain.variants()
+            for noise, rule in dense + (noisy if self._gets_noise(pretrain) else [])
+            for experiment in self._of(pretrain, noise, rule, attacks)
         ]
 
-    def _of(self, pretrain: Pretrain, attacks: Mapping[bool, list[Attack]]) -> Iterator[Experiment]:
-        """The experiments with one defence; `attacks` are those on random networks, and on others."""
-        distill, wanted = self.distill.variants(), self.finetune.defenses
-        networks: list[tuple[Distill, FineTune | None]] = [(distill[0], None)] if self.finetune.dense else []
-        if wanted is None or pretrain.defense.kind in wanted:
-            networks += [(noise, rule) for noise in distill for rule in self.finetune.variants()]
-        for noise, rule in networks:
-            shared: dict[str, Any] = {
-                "seed": self.seed,
-                "prepare": self.prepare,
-                "pretrain": pretrain,
-                "distill": noise,
-                "finetune": rule,
-                "simulate": self.simulate,
-            }
-            single = Experiment(**shared, attack=attacks[False][0])
-            for attack in attacks[single.is_random]:
-                yield single.model_copy(update={"attack": attack})
+    def _gets_noise(self, pretrain: Pretrain) -> bool:
+        return self.finetune.defenses is None or pretrain.defense.kind in self.finetune.defenses
+
+    def _of(
+        self,
+        pretrain: Pretrain,
+        distill: Distill,
+        rule: FineTune | None,
+        attacks: Mapping[bool, list[Attack]],
+    ) -> Iterator[Experiment]:
+        """The experiments on one network; `attacks` are those on random networks, and on others."""
+        # its parts have been validated
+        single = Experiment.model_construct(
+            seed=self.seed,
+            prepare=self.prepare,
+            pretrain=pretrain,
+            distill=distill,
+            finetune=rule,
+            attack=attacks[False][0],
+            simulate=self.simulate,
+        )
+        for attack in attacks[single.is_random]:
+            yield single.model_copy(update={"attack": attack})
 
 
 def load_parameters(path: Path) -> ExperimentSet:

@@ -43,6 +43,8 @@ class Graph:
     """The experiments, each once."""
     users: dict[NodeId, list[int]] = field(repr=False)
     """Indices into `plans` of the experiments that a stage belongs to."""
+    last: frozenset[NodeId]
+    """The stages that are wanted for themselves, not for those that read them."""
 
     def downstream(self) -> dict[NodeId, list[NodeId]]:
         """The stages that read each stage."""
@@ -56,7 +58,7 @@ class Graph:
     def of(self, names: Collection[NodeId]) -> "Graph":
         """The part of the graph with these stages."""
         kept = {name: node for name, node in self.nodes.items() if name in names}
-        return Graph(kept, self.plans, {name: self.users[name] for name in kept})
+        return Graph(kept, self.plans, {name: self.users[name] for name in kept}, self.last & kept.keys())
 
     def count(self) -> dict[str, int]:
         """Number of stages by kind, in the order in which data flows."""
@@ -71,24 +73,22 @@ def build_graph(wanted: Iterable[tuple[Plan, Sequence[str]]]) -> Graph:
 
     Experiments that are equal in all keys are one. Nodes are ordered by kind of stage, then as first seen.
     """
-    plans: list[Plan] = []
-    seen: dict[tuple[str, ...], int] = {}
+    distinct: dict[tuple[str, ...], tuple[Plan, set[str]]] = {}
+    for plan, until in wanted:
+        distinct.setdefault(tuple(plan.keys.values()), (plan, set()))[1].update(until)
     found: dict[NodeId, Node] = {}
     users: dict[NodeId, list[int]] = {}
-    for plan, until in wanted:
-        index = seen.setdefault(tuple(plan.keys.values()), len(plans))
-        if index == len(plans):
-            plans.append(plan)
-        # the order of `stages` is that of data: a node is there before those that read it
-        needed = {stage for last in until for stage in plan.stages_to(last)}
-        for stage in (stage for stage in plan.experiment.stages if stage in needed):
+    last: set[NodeId] = set()
+    for index, (plan, ends) in enumerate(distinct.values()):
+        last.update(NodeId(stage, plan.keys[stage]) for stage in ends)
+        needed = {stage for end in ends for stage in plan.stages_to(end)}
+        for stage in needed:
             name = NodeId(stage, plan.keys[stage])
             if name not in found:
                 before = plan.upstream_keys(stage).items()
                 found[name] = Node(name, plan, tuple(NodeId(other, key) for other, key in before))
-                users[name] = []
-            if not users[name] or users[name][-1] != index:
-                users[name].append(index)
+            users.setdefault(name, []).append(index)
+    # kinds of stages are in the order of data: a node is there before those that read it
     order = {stage: number for number, stage in enumerate(STAGES)}
     nodes = {name: found[name] for name in sorted(found, key=lambda name: order[name.stage])}
-    return Graph(nodes, tuple(plans), users)
+    return Graph(nodes, tuple(plan for plan, _ in distinct.values()), users, frozenset(last))

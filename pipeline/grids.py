@@ -23,9 +23,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from nenni_core.data import DATASETS
 from nenni_core.errors import InputError, unknown_choice
-from pipeline.config import Section
-from pipeline.experiment import Experiment, ExperimentSet
+from pipeline.config import Section, Tracking
+from pipeline.experiment import Experiment, ExperimentSet, Seeded
 from pipeline.problems import describe
 from pipeline.values import as_list, read_yaml
 
@@ -70,8 +71,8 @@ class Grid:
     name: str
     description: str
     cells: tuple[Cell, ...]
-    tracking: Mapping[str, Any]
-    """The section `tracking` as written."""
+    tracking: Tracking
+    """How its runs are recorded: as an experiment of its own name, if it does not say another."""
     store: str | None
     """Where results go, if the file says it."""
 
@@ -105,21 +106,24 @@ def load_grid(
     """
     path = grid_path(name)
     loader = _Loader(dict(override or {}), seeds, data or {})
-    cells = list(loader.cells(path, ()))
+    cells = tuple(loader.cells(path, ()))
     if not cells:
-        raise InputError(f"{path}: no experiments: expected sections such as `prepare:`, or `include:`")
-    about, sections = loader.read(path)
-    tracking = sections.get("tracking") or {}
-    own = read_yaml(path).get("tracking") or {}
-    # a grid has runs of its own, whatever the files that it extends are called
-    experiment = own.get("experiment", path.stem)
-    return Grid(
-        path.stem,
-        about.description,
-        tuple(cells),
-        tracking | {"experiment": experiment},
-        sections.get("store"),
-    )
+        raise InputError(f"{path}: no experiment has one of the stages of `until`")
+    file = loader.read(path)
+    return Grid(path.stem, file.about.description, cells, loader.tracking(path), file.sections.get("store"))
+
+
+class _Tracked(Section):
+    tracking: Tracking
+
+
+@dataclass(frozen=True)
+class _File:
+    about: GridFile
+    own: Sections
+    """The sections that are written in it."""
+    sections: Sections
+    """With those of the files that it extends."""
 
 
 class _Loader:
@@ -130,30 +134,50 @@ class _Loader:
     ) -> None:
         for key in override:
             check_key(key)
+        for dataset in data:
+            if dataset not in DATASETS:
+                raise unknown_choice("data set", dataset, list(DATASETS))
         self._override = override
         self._seeds = seeds
         self._data = data
-        self._read: dict[Path, tuple[GridFile, Sections]] = {}
+        self._read: dict[Path, _File] = {}
 
     def cells(self, path: Path, above: tuple[Path, ...]) -> Iterator[Cell]:
         """All experiments of a file, its own first."""
         _refuse_circle(path, above)
-        about, sections = self.read(path)
-        blocks = about.blocks or (({},) if set(sections) - {"tracking", "seed", "store"} else ())
+        file = self.read(path)
+        about = file.about
+        blocks = about.blocks or (({},) if set(file.sections) - {"tracking", "seed", "store"} else ())
+        if not blocks and (about.axes or not about.include):
+            raise InputError(
+                f"{path}: no experiments of its own: expected sections such as `prepare:`, "
+                "or `include:` without `axes:`"
+            )
         for number, block in enumerate(blocks, start=1):
             source = f"{path}: block {number}" if about.blocks else str(path)
             own = {name: block[name] for name in OF_BLOCKS if name in block}
             part: GridFile = _checked(GridFile, {"until": about.until} | own, source)
-            merged = sections
+            merged = file.sections
             for name in part.extends:
-                merged = _merged(merged, self.read(_beside(path, name), (*above, path))[1])
+                merged = _merged(merged, self.read(_beside(path, name), (*above, path)).sections)
             merged = _merged(merged, _sections(block, source, set(OF_BLOCKS)))
             axes = about.axes | _checked_axes(part.axes, source)
             yield from self._expand(merged, axes, part.until, source)
         for name in about.include:
             yield from self.cells(_beside(path, name), (*above, path))
 
-    def read(self, path: Path, above: tuple[Path, ...] = ()) -> tuple[GridFile, Sections]:
+    def tracking(self, path: Path) -> Tracking:
+        """The section `tracking` of a grid, whose runs are not those of the files that it extends."""
+        file = self.read(path)
+        own = file.own.get("tracking")
+        named = isinstance(own, dict) and "experiment" in own
+        sections = file.sections if named else _with(file.sections, "tracking.experiment", path.stem)
+        for key, value in self._override.items():
+            sections = _with(sections, key, value)
+        found: Tracking = _checked(_Tracked, {"tracking": sections["tracking"]}, str(path)).tracking
+        return found
+
+    def read(self, path: Path, above: tuple[Path, ...] = ()) -> _File:
         """What a file says, with the sections of those that it extends."""
         _refuse_circle(path, above)
         if path not in self._read:
@@ -163,32 +187,38 @@ class _Loader:
             _checked_axes(about.axes, str(path))
             sections: Sections = {}
             for name in about.extends:
-                sections = _merged(sections, self.read(_beside(path, name), (*above, path))[1])
+                sections = _merged(sections, self.read(_beside(path, name), (*above, path)).sections)
             own = _sections(content, str(path), set(GridFile.model_fields))
-            self._read[path] = about, _merged(sections, own)
+            self._read[path] = _File(about, own, _merged(sections, own))
         return self._read[path]
 
     def _expand(self, sections: Sections, axes: Axes, until: tuple[str, ...], source: str) -> Iterator[Cell]:
         if self._seeds is not None:
             axes = axes | {"seed": list(self._seeds)}
         axes = {key: values for key, values in axes.items() if key not in self._override}
+        seeds = axes.get("seed")
         count = prod(len(values) for values in axes.values())
         if count > MOST_COMBINATIONS:
             raise InputError(f"{source}: axes: {count} combinations; expected at most {MOST_COMBINATIONS}")
+        axes = {key: values for key, values in axes.items() if key != "seed"}
         for values in product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             combined = sections
             for key, value in (chosen | self._override).items():
                 combined = _with(combined, key, value)
-            dataset = (combined.get("prepare") or {}).get("dataset")
+            prepare = combined.get("prepare")
+            dataset = prepare.get("dataset") if isinstance(prepare, dict) else None
             if isinstance(dataset, str) and dataset in self._data:
                 combined = _with(combined, "prepare.path", self._data[dataset])
             where = ", ".join(f"{key}={value}" for key, value in chosen.items())
             expanded = _checked(ExperimentSet, combined, f"{source}: {where}" if where else source)
-            for experiment in expanded.experiments():
-                wanted = tuple(stage for stage in until if stage in experiment.stages)
-                if wanted:
-                    yield Cell(experiment, wanted)
+            experiments = expanded.experiments()
+            # what differs in the seed alone shares all sections: that is fast, here and for keys
+            for seed in [expanded.seed] if seeds is None else seeds:
+                checked = _checked(Seeded, {"seed": seed}, source).seed
+                for experiment in experiments:
+                    if wanted := tuple(stage for stage in until if stage in experiment.stages):
+                        yield Cell(experiment.model_copy(update={"seed": checked}), wanted)
 
 
 def _checked(model: Any, content: Mapping[str, Any], source: str) -> Any:
@@ -218,7 +248,9 @@ def check_key(key: str, source: str = "") -> None:
     section, dot, name = key.partition(".")
     if section not in SECTIONS:
         raise InputError(f"{source}{unknown_choice('section', section, list(SECTIONS))}")
-    if section == "seed" and not dot:
+    if section == "seed":
+        if dot:
+            raise InputError(f"{source}unknown key {key!r}; did you mean 'seed'?")
         return
     shape: Any = ExperimentSet.model_fields[section].annotation
     for part in getattr(shape, "__args__", ()):  # `Simulate | None`
@@ -246,11 +278,12 @@ def _merged(below: Sections, above: Sections) -> Sections:
 
 
 def _with(sections: Sections, key: str, value: Any) -> Sections:
-    """`sections` with one dotted key set."""
+    """`sections` with one dotted key set; what is no section is left for the validation to name."""
     section, dot, name = key.partition(".")
     if not dot:
         return sections | {section: value}
-    return sections | {section: {**(sections.get(section) or {}), name: value}}
+    old = sections.get(section) or {}
+    return sections | {section: old | {name: value} if isinstance(old, dict) else old}
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ output, within a set and across sets.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,18 +25,24 @@ def canonical_json(value: Any) -> str:
 
 def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:
     """The stages whose outputs `stage` reads in this experiment."""
-    teacher = experiment.teacher
-    model_from = teacher if experiment.finetune is None else "finetune"
-    surrogate = (teacher,) if experiment.finetune is not None and experiment.attack.needs_surrogate else ()
-    return {
-        "prepare": (),
-        "pretrain": ("prepare",),
-        "defend": ("prepare", "pretrain"),
-        "distill": ("prepare", teacher),
-        "finetune": ("prepare", "distill"),
-        "attack": ("prepare", *surrogate, model_from),
-        "simulate": ("prepare", "finetune"),
-    }[stage]
+    if stage == "distill":
+        return "prepare", experiment.teacher
+    if stage == "attack" and experiment.finetune is None:
+        return "prepare", experiment.teacher
+    if stage == "attack" and experiment.attack.needs_surrogate:
+        return "prepare", experiment.teacher, "finetune"
+    return _UPSTREAM[stage]
+
+
+_UPSTREAM = {
+    "prepare": (),
+    "pretrain": ("prepare",),
+    "defend": ("prepare", "pretrain"),
+    "finetune": ("prepare", "distill"),
+    "attack": ("prepare", "finetune"),
+    "simulate": ("prepare", "finetune"),
+}
+"""What stages read where it is not another thing for another experiment."""
 
 
 def stages_before(stage: str, experiment: Experiment) -> tuple[str, ...]:
@@ -56,8 +62,7 @@ def stage_section(stage: str, experiment: Experiment) -> Section:
     """
     if stage in ("pretrain", "defend"):
         return experiment.training(stage)
-    section = getattr(experiment, stage)
-    assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
+    section = own_section(stage, experiment)
     if isinstance(section, Attack):
         reads_teacher = experiment.finetune is None or section.needs_surrogate
         checkpoint = experiment.distill.checkpoint if reads_teacher else None
@@ -146,17 +151,46 @@ def stage_seed(stage: str, experiment: Experiment) -> int:
     return experiment.prepare.split_seed if stage == "prepare" else experiment.seed
 
 
-def stage_keys(experiment: Experiment, fingerprint: str) -> dict[str, str]:
+class Configurations:
+    """`stage_config` of many experiments, worked out once for each section that they share as one object."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Hashable, ...], tuple[Section, dict[str, Any]]] = {}
+
+    def of(self, stage: str, experiment: Experiment) -> dict[str, Any]:
+        """`stage_config`; not to be changed."""
+        section = own_section(stage, experiment)
+        name: tuple[Hashable, ...] = stage, id(section)
+        if stage == "attack":  # it says more about some networks than about others
+            name += experiment.is_random, experiment.finetune is None, experiment.distill.checkpoint
+        if name not in self._found:
+            # the section is kept, so that no other one gets its `id`
+            self._found[name] = section, stage_config(stage, experiment)
+        return self._found[name][1]
+
+
+def own_section(stage: str, experiment: Experiment) -> Section:
+    """The section of the experiment that a stage's configuration is made from."""
+    section = getattr(experiment, "pretrain" if stage == "defend" else stage)
+    assert isinstance(section, Section), f"{experiment.label} has no stage {stage}"
+    return section
+
+
+def stage_keys(
+    experiment: Experiment, fingerprint: str, configurations: Configurations | None = None
+) -> dict[str, str]:
     """The key of every stage of an experiment, 64 hexadecimal digits each.
 
-    `fingerprint` identifies the content of the data set (`nenni_core.data.fingerprint`).
+    `fingerprint` identifies the content of the data set (`nenni_core.data.fingerprint`); `configurations`
+    saves time where there are many experiments.
     """
+    configurations = configurations or Configurations()
     keys: dict[str, str] = {}
     for stage in experiment.stages:
         content = {
             "stage": stage,
             "version": VERSIONS[stage],
-            "config": stage_config(stage, experiment),
+            "config": configurations.of(stage, experiment),
             "seed": stage_seed(stage, experiment),
             "upstream": {name: keys[name] for name in upstream(stage, experiment)},
             "data": fingerprint,

@@ -26,17 +26,21 @@ def survey(graph: Graph, store: Store, *, on_progress: ProgressCallback = silent
     """Look at every stage of `graph` in the store, and verify every byte of what is there.
 
     An entry that was computed from other inputs than those that are there now counts as missing, as it does
-    for `pipeline.runner.ensure`. Damaged entries are set aside where they are computed again.
+    for `pipeline.runner.ensure`, and so does all that rests on it. Damaged entries are set aside where they
+    are computed again.
     """
     found: dict[NodeId, Entry] = {}
+    stale: set[NodeId] = set()
     for number, node in enumerate(graph.nodes.values()):
         on_progress("looking into the store", number, len(graph.nodes))
         entry = store.find(*node.id)
         if entry is None:
             continue
         digests = {b.stage: found[b].manifest.digest for b in node.upstream if b in found}
-        if digests.items() <= entry.manifest.upstream_digests.items():
+        if stale.isdisjoint(node.upstream) and digests.items() <= entry.manifest.upstream_digests.items():
             found[node.id] = entry
+        else:
+            stale.add(node.id)
     on_progress("looking into the store", len(graph.nodes), len(graph.nodes))
     return _survey(graph, lambda name: name in found)
 
@@ -52,6 +56,6 @@ def _survey(graph: Graph, is_there: Callable[[NodeId], bool]) -> Survey:
     missing: set[NodeId] = set()
     for name in reversed(graph.nodes):  # those that read a stage come after it
         readers = downstream[name]
-        if name not in there and (not readers or any(reader in missing for reader in readers)):
+        if name not in there and (name in graph.last or any(reader in missing for reader in readers)):
             missing.add(name)
     return Survey(frozenset(there), frozenset(missing))

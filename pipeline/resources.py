@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Annotated
 
 from pydantic import Field
@@ -39,10 +40,14 @@ class Request(Section):
 
 
 def requests(given: Mapping[str, Request], *, gpus: float) -> dict[str, Request]:
-    """The request of every stage: as `given`, else a core, and with `gpus` one of them or half."""
-    return {
-        stage: given.get(stage, Request(gpus=ON_GPU.get(stage, 0.0) if gpus else 0.0)) for stage in STAGES
-    }
+    """The request of every stage: as `given`; what that leaves open, a core, and with `gpus` one or half."""
+    found = {}
+    for stage in STAGES:
+        request = given.get(stage, Request())
+        usual = ON_GPU.get(stage, 0.0) if gpus else 0.0
+        said = "gpus" in request.model_fields_set
+        found[stage] = request if said else request.model_copy(update={"gpus": usual})
+    return found
 
 
 def parse_requests(texts: Sequence[str]) -> dict[str, Request]:
@@ -54,17 +59,20 @@ def parse_requests(texts: Sequence[str]) -> dict[str, Request]:
             raise InputError(f"--resources {text!r}: expected something like attack=cpus:2,gpus:0.5")
         if stage not in STAGES:
             raise unknown_choice("stage in --resources", stage, list(STAGES))
-        values = {}
+        values: dict[str, float] = {}
         for part in rest.split(","):
             name, colon, amount = part.partition(":")
-            if name not in Request.model_fields or not colon:
+            if not colon:
+                raise InputError(f"--resources {text!r}: expected a resource and an amount, such as cpus:2")
+            if name not in Request.model_fields:
                 raise unknown_choice("resource in --resources", name, list(Request.model_fields))
             try:
                 values[name] = parse_number(amount)
             except ValueError as error:
                 raise InputError(f"--resources {text!r}: {error}") from None
-            if values[name] < 0 or (name == "cpus" and values[name] == 0):
-                raise InputError(f"--resources {text!r}: {name} is {amount}; expected more than 0")
+            if not isfinite(values[name]) or values[name] < 0 or (name == "cpus" and values[name] == 0):
+                least = "more than 0" if name == "cpus" else "0 or more"
+                raise InputError(f"--resources {text!r}: {name} is {amount}; expected a number, {least}")
         if (gpus := values.get("gpus", 0.0)) > 1 and gpus != int(gpus):
             raise InputError(f"--resources {text!r}: expected a part of one GPU, or a whole number of GPUs")
         found[stage] = Request(**values)

@@ -14,6 +14,7 @@ from pipeline.data_check import check_data
 from pipeline.experiment import Experiment
 from pipeline.keys import (
     VERSIONS,
+    Configurations,
     stage_config,
     stage_keys,
     stage_section,
@@ -60,13 +61,13 @@ def plan(experiments: Iterable[Experiment]) -> list[Plan]:
     Raises `InputError` if a data archive named by `prepare.path` is missing or not what it should be.
     """
     fingerprints: dict[tuple[str, str | None], str] = {}
-    plans = []
+    configurations, plans = Configurations(), []
     for experiment in experiments:
         source = experiment.prepare.dataset, experiment.prepare.path
         if source not in fingerprints:
             fingerprints[source] = fingerprint(source[0], path=source[1])
         found = fingerprints[source]
-        plans.append(Plan(experiment, stage_keys(experiment, found), found))
+        plans.append(Plan(experiment, stage_keys(experiment, found, configurations), found))
     return plans
 
 

@@ -77,7 +77,8 @@ class Schedule:
             self.states[name] = State.CACHED
         self._rank = self._ranks()
         self._missing = {
-            name: sum(self.states[before] is not State.CACHED for before in node.upstream)
+            # what a stage in the store has read may be gone, and is no part of the graph then
+            name: sum(self.states.get(before, State.CACHED) is not State.CACHED for before in node.upstream)
             for name, node in graph.nodes.items()
         }
         self._counts = dict.fromkeys(State, 0)
@@ -113,7 +114,8 @@ class Schedule:
                 self._attempts[name] += 1
                 self._set(name, State.RUNNING)
                 return name
-            if self._passed.get(name, 0) >= PATIENCE:
+            # where nothing runs, nothing will make room: a machine has gone, and the others may go on
+            if self._passed.get(name, 0) >= PATIENCE and self._counts[State.RUNNING]:
                 return None
             passed.append(name)
         return None

@@ -52,10 +52,10 @@ def select(cells: Iterable[Cell], conditions: Sequence[str]) -> list[Cell]:
 
     Raises `InputError` for a coordinate that does not exist, a value that no cell has, or if nothing is left.
     """
-    chosen = list(cells)
+    chosen = everything = list(cells)
     for name, values in parse_conditions(conditions).items():
         coordinate = COORDINATES[name]
-        present = list(dict.fromkeys(_normal(coordinate(cell.experiment)) for cell in cells))
+        present = list(dict.fromkeys(_normal(coordinate(cell.experiment)) for cell in everything))
         wanted = {_normal(value) for value in values}
         for value in wanted:
             if value not in present:

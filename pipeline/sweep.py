@@ -89,13 +89,12 @@ def sweep(
     """Compute all experiments of a grid; what is in the store already is not computed again."""
     silence_telemetry()
     with user_errors():
-        asked = _asked(grid, where or [], seeds, data or [], override or [], resume, again, store)
-        wanted = Wanted(asked)
         given = parse_requests(resources or [])
+        limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
+        wanted = _wanted(grid, where or [], seeds, data or [], override or [], resume, again, store)
         if dry_run:
             _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores)
             return
-        limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
         options = Options(
             address=address,
             cores=cores,
@@ -114,7 +113,7 @@ def sweep(
     raise typer.Exit(STATUS[end])
 
 
-def _asked(
+def _wanted(
     grid: str | None,
     where: list[str],
     seeds: int | None,
@@ -123,31 +122,34 @@ def _asked(
     resume: bool,
     again: str | None,
     store: str | None,
-) -> Asked:
+) -> Wanted:
     if not resume:
         if again is not None:
             raise InputError(f"{again!r}: expected --resume beside the name of a sweep")
         if grid is None:
             raise InputError(f"expected --grid with one of {', '.join(grid_names())}, or a file; or --resume")
-        return Asked(
-            grid=grid,
-            where=tuple(where),
-            seeds=seeds,
-            override={key: _value(text) for key, text in _pairs("--set", override).items()},
-            data=_pairs("--data", data),
+        return Wanted(
+            Asked(
+                grid=grid,
+                where=tuple(where),
+                seeds=seeds,
+                override={key: _value(text) for key, text in _pairs("--set", override).items()},
+                data=_pairs("--data", data),
+            )
         )
     if grid is not None or where or seeds is not None or data or override:
         raise InputError(
             "--resume goes on with what that sweep was asked; expected no --grid, --where, ... beside it"
         )
     record = find_sweep(open_store(store_location(store), say).root, again)
-    if Wanted(record.asked).digest != record.digest:
+    wanted = Wanted(record.asked)
+    if wanted.digest != record.digest:
         raise InputError(
             f"--resume {record.id}: the grid {record.asked.grid!r} or the code gives other stages than then; "
             "start it anew with --grid: what is unchanged is found in the store"
         )
     say(f"going on with {record.id}")
-    return record.asked
+    return wanted
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -131,10 +132,17 @@ def find_sweep(store: Path, wanted: str | None) -> SweepRecord:
     """
     records = _records(store)
     if wanted is None:
-        unfinished = [record for record in records if record.end != "complete"]
+        unfinished: list[SweepRecord] = []
+        for record in records:
+            if record.end == "complete":  # and with it every earlier one of the same stages
+                unfinished = [other for other in unfinished if other.digest != record.digest]
+            else:
+                unfinished.append(record)
         if not unfinished:
             raise InputError(f"--resume: no sweep of the store {str(store)!r} is left to resume")
         return unfinished[-1]
+    if not records:
+        raise InputError(f"--resume {wanted}: there are no sweeps in the store {str(store)!r}")
     found = [record for record in records if record.id.startswith(wanted)]
     if len(found) != 1:
         raise unknown_choice("sweep", wanted, [record.id for record in (found or records)[-5:]])
@@ -155,15 +163,14 @@ def _records(store: Path) -> list[SweepRecord]:
 def remember_failure(store: Path, name: NodeId, reason: str, log: Path) -> None:
     """Keep that a stage failed, so that a later sweep does not run into it again with the same code."""
     record = FailureRecord(reason=reason, log=str(log), code=code_digest(), when=now())
-    try:
+    with suppress(OSError):  # it will be tried again
         write_json(_failure_path(store, name), record.model_dump())
-    except OSError:
-        return  # it will be tried again
 
 
 def forget_failure(store: Path, name: NodeId) -> None:
     """A stage that had failed is done."""
-    _failure_path(store, name).unlink(missing_ok=True)
+    with suppress(OSError):
+        _failure_path(store, name).unlink(missing_ok=True)
 
 
 def known_failure(store: Path, name: NodeId) -> FailureRecord | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.background_tracker import BackgroundTracker
 from pipeline.command_line import progress_display, say
-from pipeline.config import Tracking
 from pipeline.costs import Estimate, measured_rates
 from pipeline.graph import Graph, NodeId
 from pipeline.planning import survey
@@ -140,7 +139,6 @@ def _completed(seconds: Mapping[NodeId, float | None]) -> dict[NodeId, float]:
 def _tracker(
     wanted: Wanted, graph: Graph, store: Store, folder: SweepFolder, uri: str | None
 ) -> BackgroundTracker:
-    settings = Tracking.model_validate(dict(wanted.grid.tracking))
     about = {
         "name": f"grid {wanted.grid.name}",
         "source": "sweep",
@@ -150,7 +148,15 @@ def _tracker(
     }
     keys = {name.key for name in graph.nodes}
     return BackgroundTracker(
-        Tracker(settings, wanted.graph.plans, store=store, report=say, uri=uri, about=about, wanted=keys)
+        Tracker(
+            wanted.grid.tracking,
+            wanted.graph.plans,
+            store=store,
+            report=say,
+            uri=uri,
+            about=about,
+            wanted=keys,
+        )
     )
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import report
-from analysis.current import read_current_set
+from analysis.current import read_current_grid, read_current_set
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
@@ -27,6 +27,15 @@ from pipeline.command_line import Params, TrackingOption, new_app, silence_telem
 from pipeline.experiment import ExperimentSet
 from pipeline.locations import tracking_location
 from pipeline.remote_files import without_secrets
+from pipeline.sweep_options import (
+    DataOption,
+    GridOption,
+    SeedsOption,
+    SetOption,
+    WhereOption,
+    asked_for,
+    options_of,
+)
 
 MASKED = column_name(MASKING)
 
@@ -36,6 +45,11 @@ app = new_app("Write the table, the figure and the report of a tracked experimen
 @app.command()
 def analyse(
     params: Params = Path("params.yaml"),
+    grid: GridOption = None,
+    where: WhereOption = None,
+    seeds: SeedsOption = None,
+    data: DataOption = None,
+    override: SetOption = None,
     tracking_uri: TrackingOption = None,
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment; default: the parameter file's tracking.experiment.")
@@ -57,7 +71,9 @@ def analyse(
     """Write the table, the figure and the report of a tracked experiment."""
     silence_telemetry()
     with user_errors(ExperimentSet, params):
-        wanted = read_current_set(params)
+        asked = asked_for(grid, where, data, seeds=seeds, override=override)
+        wanted = read_current_set(params) if asked is None else read_current_grid(asked)
+        source = str(params) if asked is None else asked.grid
         parent = find_parent(
             tracking_location(tracking_uri, wanted.tracking_uri),
             experiment or wanted.experiment,
@@ -68,10 +84,10 @@ def analyse(
         runs = stage_runs(parent, stage=None)
         current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
         if current_only and wanted.key is None:
-            raise InputError(f"--current-only: which set {str(params)!r} is cannot be told: {wanted.no_key}")
+            raise InputError(f"--current-only: which set {source!r} is cannot be told: {wanted.no_key}")
         if current_only and not current:
             raise NothingTrackedError(
-                f"--current-only: the set of {str(params)!r} as it stands is not what is tracked in "
+                f"--current-only: the set of {source!r} as it stands is not what is tracked in "
                 f"{without_secrets(parent.tracking_uri)}; {wanted.remedy}"
             )
         table = build_table(
@@ -80,7 +96,12 @@ def analyse(
             attacks=wanted.attacks if current else (),
         )
         doubts = flags(table, runs, parent)
-        files = write(out, table, parent=parent, runs=runs, doubts=doubts, params=params)
+        command = "python -m analysis"
+        if asked is not None:
+            command += f" {options_of(asked)}"
+        elif params != Path("params.yaml"):
+            command += f" --params {quote(str(params))}"
+        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command)
     show(table, doubts, files, parent=parent)
 
 
@@ -91,20 +112,19 @@ def write(
     parent: Parent,
     runs: pl.DataFrame,
     doubts: list[str],
-    params: Path,
+    command: str,
 ) -> list[Path]:
-    """Write everything into the folder `out`; the files, the report first.
+    """Write everything into the folder `out`; the files, the report first. `command` makes it again.
 
     Raises `InputError` where that cannot be.
     """
-    command = "python -m analysis"
     page = report.render(
         table,
         parent=parent,
         attack_runs=runs.filter(pl.col("stage") == "attack"),
         all_runs=runs,
         flags=doubts,
-        command=command if params == Path("params.yaml") else f"{command} --params {quote(str(params))}",
+        command=command,
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:

@@ -1,12 +1,17 @@
-"""What the parameter file asks for, to be compared with what is tracked."""
+"""What the parameter file, or a grid, asks for, to be compared with what is tracked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.remedy import Remedy, remedy_for
+from analysis.remedy import Remedy, remedy_for, remedy_for_grid
 from nenni_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.config import Tracking
+    from pipeline.experiment import Experiment
+    from pipeline.sweep_records import Asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +38,26 @@ def read_current_set(params: Path) -> CurrentSet:
     Raises `InputError` if the file cannot be read, `pydantic.ValidationError` if a value in it is wrong.
     """
     from pipeline.experiment import load_parameters
+
+    parameters = load_parameters(params)
+    return _current(parameters.experiments(), parameters.tracking, remedy_for(params))
+
+
+def read_current_grid(asked: "Asked") -> CurrentSet:
+    """The experiments that a sweep of a grid computes. Raises `InputError` if there is no such grid."""
+    from pipeline.grids import load_grid
+    from pipeline.selection import select
+
+    seeds = None if asked.seeds is None else range(asked.seeds)
+    grid = load_grid(asked.grid, override=asked.override, seeds=seeds, data=asked.data)
+    experiments = [cell.experiment for cell in select(grid.cells, asked.where)]
+    return _current(experiments, grid.tracking, remedy_for_grid(asked))
+
+
+def _current(experiments: "Sequence[Experiment]", tracking: "Tracking", remedy: Remedy) -> CurrentSet:
     from pipeline.runner import plan
     from pipeline.tracking import experiment_key
 
-    parameters = load_parameters(params)
-    experiments = parameters.experiments()
     key, no_key = None, ""
     try:
         key = experiment_key(plan(experiments))
@@ -70,11 +90,11 @@ def read_current_set(params: Path) -> CurrentSet:
             }
         networks.append(network)
     return CurrentSet(
-        experiment=parameters.tracking.experiment,
-        tracking_uri=parameters.tracking.uri,
-        remedy=remedy_for(params),
+        experiment=tracking.experiment,
+        tracking_uri=tracking.uri,
+        remedy=remedy,
         key=key,
         no_key=no_key,
         networks=tuple(networks),
-        attacks=tuple(parameters.attack.attacks),
+        attacks=tuple(dict.fromkeys(name for one in experiments for name in one.attack.attacks)),
     )

@@ -5,9 +5,12 @@ import shlex
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nenni_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.sweep_records import Asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,16 @@ def remedy_for(params: Path) -> Remedy:
     else:
         compute = f"dvc repro {shlex.quote(os.path.relpath(pipeline))}"
     return Remedy(sync=f"python -m pipeline.tracking sync {named}", compute=compute)
+
+
+def remedy_for_grid(asked: "Asked") -> Remedy:
+    """The commands for a sweep."""
+    from pipeline.sweep_options import options_of
+
+    named = options_of(asked)
+    return Remedy(
+        sync=f"python -m pipeline.tracking sync {named}", compute=f"python -m pipeline.sweep {named}"
+    )
 
 
 DEFAULT = Remedy(sync="python -m pipeline.tracking sync --params params.yaml", compute="dvc repro")

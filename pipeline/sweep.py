@@ -5,7 +5,7 @@ before its end (time budget, --fail-fast, no machine left), 130 for Ctrl-C.
 """
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,16 @@ from pipeline.planning import glance
 from pipeline.resources import parse_duration, parse_requests
 from pipeline.store import Store, open_store
 from pipeline.sweep_display import show_plan
+from pipeline.sweep_options import (
+    DataOption,
+    GridOption,
+    SeedsOption,
+    SetOption,
+    WhereOption,
+    asked_for,
+)
 from pipeline.sweep_records import Asked, End, find_sweep
 from pipeline.sweep_run import Options, run_sweep
-from pipeline.values import parse_yaml
 from pipeline.wanted import Wanted
 
 STATUS: dict[End, int] = {"complete": 0, "failed": 1, "incomplete": 3, "interrupted": 130}
@@ -40,21 +47,11 @@ def sweep(
     again: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="With --resume: which sweep (default: the newest).")
     ] = None,
-    grid: Annotated[
-        str | None, typer.Option(help=f"A grid by name, or a file: {', '.join(grid_names())}.")
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="Only experiments with this value, such as model=resnet18 (repeatable)."),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1 instead of the grid's.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Where a data set is, such as cifar10=FOLDER (repeatable).")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Another value, such as pretrain.epochs=30 (repeatable)."),
-    ] = None,
+    grid: GridOption = None,
+    where: WhereOption = None,
+    seeds: SeedsOption = None,
+    data: DataOption = None,
+    override: SetOption = None,
     store: StoreOption = None,
     tracking_uri: TrackingOption = None,
     dry_run: Annotated[
@@ -91,7 +88,7 @@ def sweep(
     with user_errors():
         given = parse_requests(resources or [])
         limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
-        wanted = _wanted(grid, where or [], seeds, data or [], override or [], resume, again, store)
+        wanted = _wanted(asked_for(grid, where, data, seeds=seeds, override=override), resume, again, store)
         if dry_run:
             _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores)
             return
@@ -113,34 +110,15 @@ def sweep(
     raise typer.Exit(STATUS[end])
 
 
-def _wanted(
-    grid: str | None,
-    where: list[str],
-    seeds: int | None,
-    data: list[str],
-    override: list[str],
-    resume: bool,
-    again: str | None,
-    store: str | None,
-) -> Wanted:
+def _wanted(asked: Asked | None, resume: bool, again: str | None, store: str | None) -> Wanted:
     if not resume:
         if again is not None:
             raise InputError(f"{again!r}: expected --resume beside the name of a sweep")
-        if grid is None:
+        if asked is None:
             raise InputError(f"expected --grid with one of {', '.join(grid_names())}, or a file; or --resume")
-        return Wanted(
-            Asked(
-                grid=grid,
-                where=tuple(where),
-                seeds=seeds,
-                override={key: _value(text) for key, text in _pairs("--set", override).items()},
-                data=_pairs("--data", data),
-            )
-        )
-    if grid is not None or where or seeds is not None or data or override:
-        raise InputError(
-            "--resume goes on with what that sweep was asked; expected no --grid, --where, ... beside it"
-        )
+        return Wanted(asked)
+    if asked is not None:
+        raise InputError("--resume goes on with what that sweep was asked; expected no --grid beside it")
     record = find_sweep(open_store(store_location(store), say).root, again)
     wanted = Wanted(record.asked)
     if wanted.digest != record.digest:
@@ -150,21 +128,6 @@ def _wanted(
         )
     say(f"going on with {record.id}")
     return wanted
-
-
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"{option} {text!r}: expected name=value")
-        pairs[name] = value
-    return pairs
-
-
-def _value(text: str) -> Any:
-    """A value as a parameter file would give it."""
-    return parse_yaml(f"value: {text}", source=f"--set ...={text}")["value"]
 
 
 def _open(option: str | None, wanted: Wanted) -> Store:

@@ -29,7 +29,7 @@ End = Literal["running", "complete", "failed", "incomplete", "interrupted"]
 
 
 class Asked(BaseModel):
-    """What a sweep was asked to do: all that decides on its stages."""
+    """What a sweep is asked to do: all that decides on its stages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.background_tracker import BackgroundTracker
 from pipeline.command_line import progress_display, say
 from pipeline.costs import Estimate, measured_rates
-from pipeline.graph import Graph, NodeId
+from pipeline.graph import NodeId
 from pipeline.planning import survey
 from pipeline.provenance import commit
 from pipeline.ray_session import cluster
@@ -25,7 +25,6 @@ from pipeline.store import Store
 from pipeline.sweep_display import SweepDisplay
 from pipeline.sweep_follower import INTERRUPTED, Follower
 from pipeline.sweep_records import End, Stopwatch, SweepFolder
-from pipeline.tracking import Tracker
 from pipeline.tune_execution import Control, Execution
 from pipeline.wanted import Wanted
 
@@ -92,7 +91,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
             remaining=remaining,
             control=control,
             watch=watch,
-            tracker=_tracker(wanted, graph, store, folder, options.tracking_uri) if options.tracked else None,
+            tracker=_tracker(wanted, store, folder, options.tracking_uri) if options.tracked else None,
             fail_fast=options.fail_fast,
             budget=options.budget,
         )
@@ -136,28 +135,8 @@ def _completed(seconds: Mapping[NodeId, float | None]) -> dict[NodeId, float]:
     return {name: mean if value is None else value for name, value in seconds.items()}
 
 
-def _tracker(
-    wanted: Wanted, graph: Graph, store: Store, folder: SweepFolder, uri: str | None
-) -> BackgroundTracker:
-    about = {
-        "name": f"grid {wanted.grid.name}",
-        "source": "sweep",
-        "grid": wanted.grid.name,
-        "sweep_id": folder.record.id,
-        "where": " ".join(wanted.asked.where),
-    }
-    keys = {name.key for name in graph.nodes}
-    return BackgroundTracker(
-        Tracker(
-            wanted.grid.tracking,
-            wanted.graph.plans,
-            store=store,
-            report=say,
-            uri=uri,
-            about=about,
-            wanted=keys,
-        )
-    )
+def _tracker(wanted: Wanted, store: Store, folder: SweepFolder, uri: str | None) -> BackgroundTracker:
+    return BackgroundTracker(wanted.tracker(store, uri, sweep_id=folder.record.id))
 
 
 @contextmanager

@@ -15,19 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from pipeline.command_line import Params, StoreOption, TrackingOption, new_app, say, user_errors
+from pipeline.command_line import say
 from pipeline.config import Tracking
-from pipeline.experiment import STAGES, ExperimentSet, load_parameters
 from pipeline.files import read_json
 from pipeline.keys import canonical_json, stage_config
-from pipeline.locations import store_location, tracking_location
+from pipeline.locations import tracking_location
 from pipeline.mlflow_backend import connect, exclusive, experiment_id
 from pipeline.run_tags import WEIGHTS, flatten, result_tags, stage_tags
-from pipeline.runner import Plan, plan
+from pipeline.runner import Plan
 from pipeline.runtime import RecordCallback
-from pipeline.store import TIMING, Entry, Store, open_store
+from pipeline.store import TIMING, Entry, Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -112,7 +109,7 @@ class Tracker:
             first_line = (str(error).splitlines() or [""])[0][:200]
             self._report(
                 f"warning: MLflow is not written to any more ({type(error).__name__}: {first_line}); results"
-                " are in the store, `python -m pipeline.tracking sync --params FILE` records them later"
+                " are in the store, `python -m pipeline.tracking sync` records them later"
             )
 
 
@@ -312,7 +309,7 @@ class _Session:
 def experiment_key(plans: Sequence[Plan]) -> str:
     """Identifies a set of experiments: a hash of the keys of everything it computes."""
     return hashlib.sha256(
-        canonical_json(sorted(planned.keys["attack"] for planned in plans)).encode()
+        canonical_json(sorted({planned.keys["attack"] for planned in plans})).encode()
     ).hexdigest()
 
 
@@ -335,38 +332,7 @@ def _timing_points(folder: Path) -> list[tuple[str, float, int]]:
     return points
 
 
-app = new_app("Bring MLflow up to date with the store.")
-
-
-@app.callback()
-def commands() -> None:
-    """Bring MLflow up to date with the store."""
-
-
-@app.command()
-def sync(
-    params: Params = Path("params.yaml"), store: StoreOption = None, tracking_uri: TrackingOption = None
-) -> None:
-    """Record every finished stage of a parameter file that MLflow does not know yet."""
-    with user_errors(ExperimentSet, params):
-        parameters = load_parameters(params)
-        plans = plan(parameters.experiments())
-        opened = open_store(store_location(store, parameters.store), say, existing=True)
-        tracker = Tracker(parameters.tracking, plans, store=opened, uri=tracking_uri)
-        missing = set()
-        for planned in plans:
-            for stage in planned.experiment.stages:
-                entry = opened.find(stage, planned.keys[stage])
-                if entry is None:
-                    missing.add((STAGES.index(stage), f"{stage} {planned.subject(stage)}"))
-                else:
-                    tracker.finished(stage, planned, entry, cached=True)
-        tracker.close()
-        for _, name in sorted(missing):
-            say(f"not in the store: {name}")
-        if tracker.has_failed:
-            raise typer.Exit(1)
-
-
 if __name__ == "__main__":
-    app()
+    from pipeline.tracking_commands import main
+
+    main()

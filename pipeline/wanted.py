@@ -6,7 +6,9 @@ from pipeline.graph import Graph, build_graph
 from pipeline.grids import Grid, load_grid
 from pipeline.runner import plan
 from pipeline.selection import select
+from pipeline.store import Store
 from pipeline.sweep_records import Asked
+from pipeline.tracking import Tracker
 
 
 class Wanted:
@@ -21,6 +23,19 @@ class Wanted:
         self.graph: Graph = build_graph(
             (planned, cell.until) for planned, cell in zip(plans, cells, strict=True)
         )
+
+    def tracker(self, store: Store, uri: str | None = None, *, sweep_id: str = "") -> Tracker:
+        """Records the stages of this grid, below a run of its own that later sweeps of it find again."""
+        about = {
+            "name": f"grid {self.grid.name}",
+            "source": "sweep",
+            "grid": self.grid.name,
+            "where": " ".join(self.asked.where),
+        }
+        about |= {"sweep_id": sweep_id} if sweep_id else {}
+        keys = {name.key for name in self.graph.nodes}
+        plans = self.graph.plans
+        return Tracker(self.grid.tracking, plans, store=store, uri=uri, about=about, wanted=keys)
 
     @property
     def digest(self) -> str:

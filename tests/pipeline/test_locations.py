@@ -10,7 +10,7 @@ from stored_stages import plans_of, store_set
 from typer.testing import CliRunner
 
 from nenni_core.errors import InputError
-from pipeline import tracking
+from pipeline import tracking, tracking_commands
 from pipeline.config import Tracking
 from pipeline.experiment import ExperimentSet
 from pipeline.locations import store_location, tracking_location
@@ -100,7 +100,7 @@ def test_every_command_finds_the_store(
     computed = runner.invoke(stage_app("prepare"), [*arguments, "--no-tracking", "--device", "cpu"])
     assert computed.exit_code == 0, computed.output
     assert f"prepare synthetic {plans[0].keys['prepare'][:12]}: already there" in computed.stderr
-    synced = runner.invoke(tracking.app, ["sync", *arguments])
+    synced = runner.invoke(tracking_commands.app, ["sync", *arguments])
     assert "ZeroDivisionError" in synced.stderr
     assert "not in the store" not in synced.stderr
     assert not Path("store").exists()

@@ -10,7 +10,7 @@ import pytest
 from stored_stages import plans_of, store_set
 from typer.testing import CliRunner, Result
 
-from pipeline import tracking
+from pipeline import tracking_commands
 from pipeline.store import Store
 from pipeline.store_commands import app
 
@@ -92,7 +92,7 @@ def test_without_a_store_it_says_so(tmp_path: Path) -> None:
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert "there is no store" in result.stderr
     result = CliRunner().invoke(
-        tracking.app, ["sync", "--params", "params.yaml", "--store", str(tmp_path / "x")]
+        tracking_commands.app, ["sync", "--params", "params.yaml", "--store", str(tmp_path / "x")]
     )
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 

@@ -15,7 +15,7 @@ from tracked_runs import all_runs, history, runs_of, track
 from typer.testing import CliRunner
 
 from nenni_core.defenses import make_defense
-from pipeline import tracking
+from pipeline import tracking_commands
 from pipeline.config import Tracking
 from pipeline.run_tags import flatten
 from pipeline.store import Store
@@ -255,7 +255,7 @@ def test_sync_records_what_is_in_the_store(
     for stage in ("prepare", "pretrain"):
         store_stage(store, stage, plans[0])
     arguments = ["sync", "--params", str(parameters), "--store", str(tmp_path / "store")]
-    result = command.invoke(tracking.app, arguments)
+    result = command.invoke(tracking_commands.app, arguments)
     assert result.exit_code == 0, result.output
     assert "not in the store: attack dense" in result.output
     assert "not in the store: distill small_resnet on synthetic" in result.output
@@ -264,7 +264,7 @@ def test_sync_records_what_is_in_the_store(
     assert parent.info.status == "RUNNING"
 
     store_set(tmp_path / "store", tiny)
-    result = command.invoke(tracking.app, arguments)
+    result = command.invoke(tracking_commands.app, arguments)
     assert result.exit_code == 0, result.output
     assert "not in the store" not in result.output
     [parent], children = runs_of(client, settings)
@@ -281,7 +281,7 @@ def test_sync_says_when_the_server_is_down(
     parameters.write_text(json.dumps(tiny))
     store_set(tmp_path / "store", tiny)
     result = command.invoke(
-        tracking.app, ["sync", "--params", str(parameters), "--store", str(tmp_path / "store")]
+        tracking_commands.app, ["sync", "--params", str(parameters), "--store", str(tmp_path / "store")]
     )
     assert result.exit_code == 1
     assert result.output.count("warning: ") == 1

@@ -1,7 +1,7 @@
 """`python -m pipeline.sweep --grid table1`: all experiments of a grid, everything computed once, on Ray Tune.
 
 Exit status 0 only if every stage is done; 1 if stages failed, 2 for a mistake of the user, 3 if it ended
-before its end (time budget, --fail-fast, no machine left), 130 for Ctrl-C.
+before its end (time budget, no machine left), 130 for Ctrl-C.
 """
 
 import os

@@ -27,6 +27,8 @@ from pipeline.tune_execution import Control
 
 INTERRUPTED = "interrupted"
 """The reason to stop that Ctrl-C gives."""
+FAILED_FAST = "a stage failed (--fail-fast)"
+"""The reason to stop that a failure gives where it is to stop everything."""
 TRACKING_PATIENCE = 600.0
 """Seconds that the end of a sweep waits for MLflow; `python -m pipeline.tracking sync` catches up."""
 
@@ -75,7 +77,7 @@ class Follower:
         for other, users in self.graph.users.items() if wrong else ():
             waits = self.schedule.states[other] in (State.WAITING, State.READY)
             if waits and other.stage != "prepare" and all(user in wrong for user in users):
-                self._fail(other, wrong[users[0]], "")
+                self._fail(other, wrong[users[0]])
 
     def started(self, name: NodeId) -> None:
         """Of `Observer`."""
@@ -83,12 +85,10 @@ class Follower:
     def ended(self, name: NodeId, outcome: Outcome) -> None:
         """Of `Observer`."""
         if outcome.reason is not None:
-            self._fail(name, outcome.reason, outcome.log_tail)
+            self._fail(name, outcome.reason, log_tail=outcome.log_tail, will_again=not outcome.may_pass)
             return
-        what = (
-            f"computed in {duration(outcome.seconds)}" if not outcome.cached else "another sweep was faster"
-        )
-        self.display.event(name, what)
+        computed = f"computed in {duration(outcome.seconds)}"
+        self.display.event(name, "another sweep was faster" if outcome.cached else computed)
         self.remaining.took(name, outcome.seconds)
         self.folder.event(name, {"state": "done", "seconds": outcome.seconds})
         with suppress(OSError):  # then it will be tried again
@@ -113,7 +113,7 @@ class Follower:
         end: End = "complete"
         if interrupted:
             end = "interrupted"
-        elif not schedule.is_over:
+        elif not schedule.is_over and self.control.reason != FAILED_FAST:
             end = "incomplete"
         elif schedule.failures:
             end = "failed"
@@ -140,21 +140,21 @@ class Follower:
             say(f"{command} --store {self.store.location} goes on")
         return end
 
-    def _fail(self, name: NodeId, reason: str, log_tail: str) -> None:
+    def _fail(self, name: NodeId, reason: str, *, log_tail: str = "", will_again: bool = True) -> None:
+        """A stage has failed for good; `will_again`: it would with the same code, so a later sweep knows."""
         if self.schedule.states[name] is not State.FAILED:
             self.schedule.fail(name, reason, may_pass=False)
         log = self._log_file(name)
         if log_tail and not log.exists():  # the worker has another disk
-            try:
+            with suppress(OSError):  # the reason is shown anyway
                 log.parent.mkdir(parents=True, exist_ok=True)
                 log.write_text(log_tail, encoding="utf-8")
-            except OSError:
-                pass  # the reason is shown anyway
         self.display.event(name, f"failed: {reason}")
         self.folder.event(name, {"state": "failed", "reason": reason, "log": str(log)})
-        remember_failure(self.store.root, name, reason, log)
+        if will_again:
+            remember_failure(self.store.root, name, reason, log)
         if self.fail_fast:
-            self.control.stop("a stage failed (--fail-fast)")
+            self.control.stop(FAILED_FAST)
 
     def _log_file(self, name: NodeId) -> Path:
         own = log_path(self.store.root, self.folder.record.id, self.graph.nodes[name])

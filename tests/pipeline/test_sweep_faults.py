@@ -16,10 +16,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeping:
-    """A sweep that nobody disturbed."""
+    """A sweep that nobody disturbed, but for a tracking server that is not there."""
     sweeping = Sweeping(tmp_path_factory.mktemp("undisturbed") / "sweep", tiny_grid())
-    said = sweeping.run("--no-tracking")
+    said = sweeping.run(environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     assert said.count("computed in") == 11
+    assert said.count("MLflow is not written to any more") == 1
     return sweeping
 
 
@@ -93,6 +94,18 @@ def test_stages_that_raise_hang_die_or_find_no_space(
     assert {name for name in before if before[name] != after[name]} == {(stage, key)}
 
 
+def test_an_early_end(graph: Graph, tmp_path: Path) -> None:
+    """The time budget ends a sweep as incomplete; with --fail-fast the first failure ends it."""
+    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
+    said = sweeping.run("--no-tracking", "--budget=1s", status=3)
+    assert "incomplete: the time budget is spent" in said
+    assert "--resume" in said.splitlines()[-1]
+    accident = f"raises={keys(graph, 'pretrain')[0]}/history.json"
+    said = sweeping.run("--no-tracking", "--fail-fast", accidents=accident, status=1)
+    assert said.count("failed: ") >= 1
+    assert len(sweeping.store.names()) < len(graph.nodes)
+
+
 def test_a_driver_that_is_killed_or_interrupted(undisturbed: Sweeping, graph: Graph, tmp_path: Path) -> None:
     """SIGKILL, Ctrl-C once and Ctrl-C twice, one after the other; the sweep goes on where it was."""
     sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
@@ -130,12 +143,3 @@ def test_a_driver_that_is_killed_or_interrupted(undisturbed: Sweeping, graph: Gr
     last = seconds(sweeping.store)
     assert {name: last[name] for name in second} == second  # nothing finished was computed again
     assert {name: last[name] for name in first} == first
-
-
-def test_the_tracking_server_is_killed(undisturbed: Sweeping, tmp_path: Path) -> None:
-    """The sweep does not notice but for one line; the runs are recorded by the next one."""
-    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
-    nobody = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    said = sweeping.run(environment=nobody)
-    assert said.count("MLflow is not written to any more") == 1
-    assert results(sweeping.store) == results(undisturbed.store)

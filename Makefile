@@ -81,7 +81,7 @@ lint: env ## formatting, lint and types, changing nothing
 
 .PHONY: test
 test: lint ## lint, then the whole test suite, on up to four cores
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quick
 quick: env ## the tests that take no more than a moment

@@ -55,6 +55,14 @@ class Graph:
                     found[before].append(node.id)
         return found
 
+    def below(self, names: Collection[NodeId]) -> set[NodeId]:
+        """These stages, and all that rest on them."""
+        found = set(names)
+        for node in self.nodes.values():  # after those that it reads
+            if found.intersection(node.upstream):
+                found.add(node.id)
+        return found
+
     def of(self, names: Collection[NodeId]) -> "Graph":
         """The part of the graph with these stages."""
         kept = {name: node for name, node in self.nodes.items() if name in names}

@@ -1,6 +1,6 @@
 """What the driver of a sweep does about what happens."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,10 @@ from pipeline.store import Store
 from pipeline.sweep_display import SweepDisplay, show_summary
 from pipeline.sweep_records import (
     End,
+    FailureRecord,
     Stopwatch,
     SweepFolder,
     forget_failure,
-    known_failure,
     remember_failure,
 )
 from pipeline.tune_execution import Control
@@ -52,13 +52,13 @@ class Follower:
     logs: dict[NodeId, Path] = field(default_factory=dict)
     """Log files of stages that failed in earlier sweeps."""
 
-    def begin(self, cached: Collection[NodeId], *, retry_failed: bool) -> None:
-        """Record what is there; leave alone what failed before, unless it is to be tried again."""
+    def begin(self, cached: Collection[NodeId], failed: Mapping[NodeId, FailureRecord]) -> None:
+        """Record what is there; leave alone what has `failed` before."""
         for name in self.graph.nodes:
             if name in cached:
                 self._record(name, cached=True)
                 self.check(name)
-            elif not retry_failed and (known := known_failure(self.store.root, name)) is not None:
+            elif (known := failed.get(name)) is not None:
                 self.logs[name] = Path(known.log)
                 reason = f"{known.reason} (on {known.when}; --retry-failed tries again)"
                 self.schedule.fail(name, reason, may_pass=False)

@@ -9,7 +9,7 @@ lost without losing results.
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,6 +171,12 @@ def forget_failure(store: Path, name: NodeId) -> None:
     """A stage that had failed is done."""
     with suppress(OSError):
         _failure_path(store, name).unlink(missing_ok=True)
+
+
+def known_failures(store: Path, names: Iterable[NodeId]) -> dict[NodeId, FailureRecord]:
+    """`known_failure` of all these stages."""
+    found = {name: known_failure(store, name) for name in names}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def known_failure(store: Path, name: NodeId) -> FailureRecord | None:

@@ -24,7 +24,7 @@ from pipeline.stage_trial import Job
 from pipeline.store import Store
 from pipeline.sweep_display import SweepDisplay
 from pipeline.sweep_follower import INTERRUPTED, Follower
-from pipeline.sweep_records import End, Stopwatch, SweepFolder
+from pipeline.sweep_records import End, Stopwatch, SweepFolder, known_failures
 from pipeline.tune_execution import Control, Execution
 from pipeline.wanted import Wanted
 
@@ -57,12 +57,14 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
     with progress_display() as progress:
         seen = survey(wanted.graph, store, on_progress=progress)
     graph = seen.graph(wanted.graph)
+    failed = {} if options.retry_failed else known_failures(store.root, seen.missing)
+    to_run = seen.missing - graph.below(failed)
     control = Control()
     # where nothing is to be computed, nothing is started
-    machines = cluster(options.address, cores=options.cores) if seen.missing else nullcontext(Capacity([]))
+    machines = cluster(options.address, cores=options.cores) if to_run else nullcontext(Capacity([]))
     with _signals(control), machines as capacity:
         requested = requests(options.resources, gpus=capacity.gpus)
-        for stage in dict.fromkeys(name.stage for name in seen.missing):
+        for stage in dict.fromkeys(name.stage for name in to_run):
             capacity.check(stage, requested[stage])
         folder = SweepFolder.create(store.root, wanted.asked, wanted.digest, say)
         there = f"{len(seen.cached)} are in the store already"
@@ -95,7 +97,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
             fail_fast=options.fail_fast,
             budget=options.budget,
         )
-        follower.begin(seen.cached, retry_failed=options.retry_failed)
+        follower.begin(seen.cached, failed)
         execution = Execution(
             schedule=schedule,
             job=Job(

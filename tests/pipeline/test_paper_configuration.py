@@ -97,7 +97,7 @@ def shortened(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for attack in attacks.values():
         for knob in ("steps", "queries", "eot_samples"):
             if knob in attack:
-                attack[knob] = 1
+                attack[knob] = [1] if isinstance(attack[knob], list) else 1
     return content
 
 

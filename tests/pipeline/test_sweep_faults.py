@@ -1,12 +1,17 @@
 """Accidents in sweeps of real processes: what was done stays, what failed is named, results are equal."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from sweeping import Sweeping, results, seconds, tiny_grid, wait_until
+from mlflow import MlflowClient
+from sweeping import ROOT, Sweeping, results, seconds, tiny_grid, wait_until
 
+from analysis.runs import load_runs
 from pipeline.graph import Graph
 from pipeline.sweep_records import Asked
 from pipeline.wanted import Wanted
@@ -143,3 +148,22 @@ def test_a_driver_that_is_killed_or_interrupted(undisturbed: Sweeping, graph: Gr
     last = seconds(sweeping.store)
     assert {name: last[name] for name in second} == second  # nothing finished was computed again
     assert {name: last[name] for name in first} == first
+
+
+def test_what_the_tracker_missed_is_recorded_later(undisturbed: Sweeping, graph: Graph) -> None:
+    """By the same command, or by `sync`, in one run for each stage and one for the sweep."""
+    uri = f"sqlite:///{undisturbed.folder / 'mlflow.db'}"
+    module = [sys.executable, "-m", "pipeline.tracking", "sync", "--grid", "tiny.yaml", "--tracking-uri", uri]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        done = subprocess.run(
+            module, cwd=undisturbed.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    runs = load_runs(uri, "test", stage=None)
+    assert sorted(runs["key"]) == sorted(name.key for name in graph.nodes)
+    assert set(runs["status"]) == {"FINISHED"}
+    parents = MlflowClient(tracking_uri=uri).search_runs(["1"], "tags.kind = 'experiment'")
+    assert [run.data.tags["grid"] for run in parents] == ["tiny"]
+    assert [run.info.status for run in parents] == ["FINISHED"]

@@ -72,18 +72,20 @@ class Execution:
     """Called in the driver when a stage is done, before others start."""
     _running: dict[str, tuple[NodeId, float]] = field(default_factory=dict)
     """Stage and start by trial."""
-    _index: dict[NodeId, int] = field(default_factory=dict)
+    _index: dict[NodeId, int] = field(init=False)
     _news: deque[Callable[[], None]] = field(default_factory=deque)
     """What Tune has told and was not dealt with yet."""
     _looked: float = 0.0
     _stuck_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self._index = {node.id: number for number, node in enumerate(self.job.nodes)}
 
     def run(self, folder: Path) -> None:
         """Execute until nothing is left, or `control` says stop. `folder`: for Tune's own files.
 
         Afterwards no stage is in the state running.
         """
-        self._index = {node.id: number for number, node in enumerate(self.job.nodes)}
         try:
             if not self.schedule.is_over:
                 from pipeline.tune_trials import fit  # imports Ray, whose settings are in place now

@@ -3,6 +3,7 @@
 import errno
 import faulthandler
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def run_stage(job: Job, index: int) -> Outcome:
         except Exception as error:  # whatever the stage came up with
             traceback.print_exc()
             sys.stderr.flush()
-            return Outcome(reason=_reason(error), may_pass=_may_pass(error), log_tail=_tail(log))
+            return Outcome(reason=_reason(error), may_pass=may_pass(error), log_tail=_tail(log))
 
 
 def _reason(error: Exception) -> str:
@@ -136,10 +137,19 @@ class _Watcher(Unobserved):
         self.cached = cached  # of the last one, which is the stage that was asked for
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
+    """Whether an error is of the machine or the network, so that another attempt may succeed."""
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     unreachable = isinstance(error, RemoteStoreError | ConnectionError | TimeoutError)
-    return out_of_memory or unreachable or (isinstance(error, OSError) and error.errno in MAY_PASS)
+    return out_of_memory or unreachable or _errno(error) in MAY_PASS
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error; libraries in Rust, such as safetensors, give it in the text."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def _tail(log: Path) -> str:

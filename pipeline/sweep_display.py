@@ -169,10 +169,8 @@ def show_summary(graph: Graph, schedule: Schedule, logs: Mapping[NodeId, Path]) 
     console.print(table)
     for name, failure in list(schedule.failures.items())[:MOST_FAILURES]:
         times = f" (tried {failure.attempts} times)" if failure.attempts > 1 else ""
-        console.print(
-            f"failed: {graph.nodes[name].name}: {failure.reason}{times}", highlight=False, markup=False
-        )
-        console.print(f"        {logs[name]}", highlight=False, markup=False, soft_wrap=True)
+        for line in (f"failed: {graph.nodes[name].name}: {failure.reason}{times}", f"        {logs[name]}"):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if (more := len(schedule.failures) - MOST_FAILURES) > 0:
         console.print(f"... and {more} more")
 

@@ -1,18 +1,22 @@
 """What the driver does with what Tune tells, without Ray."""
 
+import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tiny_experiment import TINY
 
+from nenni_core.errors import InputError
 from pipeline import tune_execution
 from pipeline.experiment import ExperimentSet
 from pipeline.graph import Graph, NodeId, build_graph
 from pipeline.provenance import Commit
+from pipeline.remote_files import RemoteStoreError
 from pipeline.resources import Capacity, Request, requests
 from pipeline.runner import plan
 from pipeline.schedule import Schedule, State
-from pipeline.stage_trial import TIMED_OUT, Job, Outcome, log_path
+from pipeline.stage_trial import TIMED_OUT, Job, Outcome, log_path, may_pass
 from pipeline.tune_execution import WAIT_FOR_MACHINES, Control, Execution, SweepStopped
 
 MACHINE = {"CPU": 4.0, "memory": 8e9}
@@ -160,6 +164,24 @@ def test_a_death_that_is_told_late_is_not_counted(execution: Execution) -> None:
     execution.died("one", "its actor was stopped")
     execution.tick()
     assert [kind for kind, _, _ in told(execution)] == ["started", "ended"]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (MemoryError(), True),
+        (RemoteStoreError("the server does not answer"), True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), True),
+        (FileNotFoundError(errno.ENOENT, "no such file"), False),
+        (SafetensorError("(os error 2)"), False),
+        (RuntimeError("a mistake"), False),
+        (InputError("28"), False),
+    ],
+)
+def test_errors_of_the_machine_may_pass(error: Exception, passes: bool) -> None:
+    assert may_pass(error) is passes
 
 
 def test_stopping_leaves_the_loop_and_suggests_nothing(execution: Execution) -> None:

@@ -154,9 +154,9 @@ class RayNodes:
         for _ in range(machines):
             self.add_machine()
 
-    def add_machine(self) -> int:
-        """Start one more machine; returns its number."""
-        self._start(f"--address={self.address}", "--num-cpus=1")
+    def add_machine(self, cpus: int = 1, gpus: int = 0) -> int:
+        """Start one more machine; returns its number. Ray believes what it is told of GPUs."""
+        self._start(f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
         return len(self.started) - 1
 
     def _start(self, *options: str) -> None:

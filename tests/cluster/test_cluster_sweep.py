@@ -109,6 +109,34 @@ def test_a_sweep_survives_the_loss_of_a_machine_and_of_the_tracking_server(
     assert tracked(server, "test") == {key for _, key in store.names()}
 
 
+def test_stages_share_a_gpu(nodes: RayNodes, tmp_path: Path) -> None:
+    """One for a pre-training, halves for what follows; no more is given than there is."""
+    nodes.add_machine(cpus=2, gpus=1)
+    sweeping = Sweeping(tmp_path / "sweep", tiny_grid())
+    options = ["--address", nodes.address, "--no-tracking"]
+    sweeping.run(*options, environment=nodes.environment, cores=None)
+    begun = [log.read_text().splitlines()[0] for log in sweeping.logs()]
+    assert len(begun) == len(sweeping.store.names()) == 11
+    spans = {stage: spans_of(sweeping, stage) for stage in ("pretrain", "finetune", "attack")}
+    assert most_at_a_time(spans["pretrain"]) == 1
+    assert most_at_a_time(spans["finetune"] + spans["attack"]) <= 2
+
+
+def spans_of(sweeping: Sweeping, stage: str) -> list[tuple[float, float]]:
+    """From when to when each stage of a kind was computed, by its manifest."""
+    found = []
+    for kind, key in sweeping.store.names():
+        manifest = sweeping.store.manifest(kind, key)
+        if kind == stage and manifest is not None:
+            end = (sweeping.store.entry_path(kind, key) / "manifest.json").stat().st_mtime
+            found.append((end - manifest.seconds, end))
+    return found
+
+
+def most_at_a_time(spans: list[tuple[float, float]]) -> int:
+    return max(sum(one[0] <= start < one[1] for one in spans) for start, _ in spans)
+
+
 def tracked(server: TrackingServer, experiment: str) -> set[str]:
     """The keys of the stages whose runs are finished, with files on S3."""
     from mlflow import MlflowClient

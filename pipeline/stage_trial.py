@@ -87,26 +87,26 @@ def run_stage(job: Job, index: int) -> Outcome:
         store = open_store(job.store, say)
         log = log_path(store.root, job.sweep, node)
         log.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, InputError) as error:
+        device = choose_device(job.device)
+    except (OSError, InputError) as error:  # of this machine: another one, or another --device, may do
         return Outcome(reason=_reason(error), may_pass=True)
     with _into(log):
         try:
-            return _compute(job, node, store)
+            return _compute(job, node, store, device)
         except Exception as error:  # whatever the stage came up with
             traceback.print_exc()
             sys.stderr.flush()
-            return Outcome(reason=_reason(error), may_pass=_may_pass(error), log_tail=_tail(log))
+            return Outcome(reason=_reason(error), may_pass=_may_pass(error), log_tail=_content(log)[-TAIL:])
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
-def _compute(job: Job, node: Node, store: Store) -> Outcome:
+def _compute(job: Job, node: Node, store: Store, device: str) -> Outcome:
     silence_telemetry()
     assume_commit(job.commit)
     stage = node.id.stage
-    device = choose_device(job.device)
     configure_torch(job.threads[stage], device)
     say(f"{node.name} {node.id.key}: starts on {os.uname().nodename}, process {os.getpid()}")
     watcher = _Watcher()
@@ -142,9 +142,9 @@ def _may_pass(error: BaseException) -> bool:
     return out_of_memory or unreachable or (isinstance(error, OSError) and error.errno in MAY_PASS)
 
 
-def _tail(log: Path) -> str:
+def _content(log: Path) -> str:
     try:
-        return log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+        return log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -170,8 +170,8 @@ def _into(log: Path) -> Iterator[None]:
 
 
 def timed_out(log: Path) -> bool:
-    """Whether the last thing that a log tells is that time was up."""
-    text = _tail(log)
+    """Whether the last thing that a log tells is that time was up; where all threads were may take pages."""
+    text = _content(log)
     return TIMED_OUT in text and "starts on" not in text[text.rindex(TIMED_OUT) :]
 
 

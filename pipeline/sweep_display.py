@@ -74,6 +74,8 @@ class SweepDisplay:
         self._shown = now
         seconds, complete = self._remaining()
         left = f"{'about' if complete else 'at least'} {duration(seconds)} left"
+        if not complete and seconds < 1.0:
+            left = "time left not known yet"
         running = self._schedule.count(State.RUNNING)
         if self._bar is not None and self._task is not None:
             description = f"stages, {running} running"
@@ -108,7 +110,7 @@ def show_plan(graph: Graph, survey: Survey, estimates: Estimates, cores: float) 
             f"{unknown} stages are of kinds that this store has never measured here: they are not counted."
         )
     path, seconds = critical_path(graph, survey, estimates)
-    if path:
+    if path and not unknown:
         console.print(f"Longest path, {duration(seconds)}: {' -> '.join(graph.nodes[n].name for n in path)}")
     if added.middle:
         wall = max(added.middle / cores, seconds)
@@ -170,7 +172,10 @@ def show_summary(graph: Graph, schedule: Schedule, logs: Mapping[NodeId, Path]) 
     for name, failure in list(schedule.failures.items())[:MOST_FAILURES]:
         times = f" (tried {failure.attempts} times)" if failure.attempts > 1 else ""
         console.print(
-            f"failed: {graph.nodes[name].name}: {failure.reason}{times}", highlight=False, markup=False
+            f"failed: {graph.nodes[name].name}: {failure.reason}{times}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         console.print(f"        {logs[name]}", highlight=False, markup=False, soft_wrap=True)
     if (more := len(schedule.failures) - MOST_FAILURES) > 0:

@@ -88,6 +88,8 @@ def test_only_what_would_fail_again_is_remembered(
     driver.schedule.fail(data, "no", may_pass=False)  # its attempts are used up
     driver.ended(data, Outcome(reason="no", may_pass=may_pass))
     assert set(known_failures(tmp_path, graph.nodes)) == (set() if may_pass else {data})
+    driver.ended(data, Outcome(seconds=1.0))  # --retry-failed, and it went well
+    assert not known_failures(tmp_path, graph.nodes)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from pipeline.sweep_display import SweepDisplay
 from pipeline.sweep_follower import INTERRUPTED, Follower
 from pipeline.sweep_records import End, Stopwatch, SweepFolder, known_failures
 from pipeline.tune_execution import Control, Execution
-from pipeline.wanted import Wanted
+from pipeline.wanted import Wanted, from_anywhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
         requested = requests(options.resources, gpus=capacity.gpus)
         for stage in dict.fromkeys(name.stage for name in to_run):
             capacity.check(stage, requested[stage])
-        folder = SweepFolder.create(store.root, wanted.asked, wanted.digest, say)
+        folder = SweepFolder.create(store.root, from_anywhere(wanted.asked), wanted.digest, say)
         there = f"{len(seen.cached)} are in the store already"
         say(f"sweep {folder.record.id}: {len(graph.nodes)} stages, {there}")
         rates = measured_rates(store, device="cuda" if capacity.gpus else "cpu")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.sweep import app
 from pipeline.sweep_records import Asked, SweepFolder
-from pipeline.wanted import Wanted
+from pipeline.wanted import Wanted, from_anywhere
 
 
 @pytest.fixture
@@ -93,3 +93,17 @@ def test_a_sweep_whose_grid_has_changed_is_not_resumed(grid: str, tiny: dict[str
     done = CliRunner().invoke(app, ["--resume"])
     assert done.exit_code == 2
     assert "gives other stages than then; start it anew with --grid" in done.output
+
+
+def test_a_sweep_is_resumed_from_another_folder(
+    grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    asked = from_anywhere(Asked(grid=grid, data={"cifar10": archive.name}))
+    assert asked.data == {"cifar10": str(archive)}
+    SweepFolder.create(Path("store"), asked, Wanted(asked).digest, pytest.fail)
+    monkeypatch.chdir(tmp_path.parent)
+    store = str(tmp_path / "store")
+    done = CliRunner().invoke(app, ["--resume", "--store", store, "--dry-run", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert from_anywhere(Asked(grid="smoke")) == Asked(grid="smoke")

@@ -4,18 +4,25 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+from pipeline.command_line import say
 from pipeline.runner import Plan
 from pipeline.store import Entry
 from pipeline.tracking import Tracker
 
 
 class BackgroundTracker:
-    """Passes finished stages on to a `Tracker` in a thread. None of its methods raises or waits."""
+    """Passes finished stages on to a `Tracker` in a thread. None of its methods raises; only `close` waits.
 
-    def __init__(self, tracker: Tracker) -> None:
+    `report` gets one line if entries cannot be read; the others are recorded all the same.
+    """
+
+    def __init__(self, tracker: Tracker, report: Callable[[str], None] = say) -> None:
         self._tracker = tracker
+        self._report = report
+        self._reported = False
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._left = 0
+        self._given = 0
+        self._done = 0  # each number is written by one thread only
         # a daemon: a server that does not answer must not keep the process from ending
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -28,13 +35,13 @@ class BackgroundTracker:
             if entry is not None:
                 self._tracker.finished(stage, plan, entry, cached=cached)
 
-        self._left += 1
+        self._given += 1
         self._queue.put(record)
 
     @property
     def left(self) -> int:
         """How many stages are still to be recorded."""
-        return self._left
+        return max(0, self._given - self._done)
 
     def close(self, *, patience: float, on_wait: Callable[[int], None] = lambda left: None) -> bool:
         """End the parent run when all is recorded; False if that took more than `patience` seconds.
@@ -45,15 +52,10 @@ class BackgroundTracker:
         self._queue.put(None)
         waited = 0.0
         while self._thread.is_alive() and waited < patience:
-            on_wait(self._left)
+            on_wait(self.left)
             self._thread.join(1.0)
             waited += 1.0
         return not self._thread.is_alive()
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether something could not be recorded."""
-        return self._tracker.has_failed
 
     def abandon(self) -> None:
         """Record nothing more than what is being written now."""
@@ -65,5 +67,13 @@ class BackgroundTracker:
 
     def _work(self) -> None:
         while (action := self._queue.get()) is not None:
-            action()
-            self._left = max(0, self._left - 1)
+            try:
+                action()
+            except Exception as error:  # a store that does not answer, a disk that cannot be read
+                if not self._reported:
+                    self._reported = True
+                    self._report(
+                        f"warning: not every stage is recorded ({type(error).__name__}: {error}); the same"
+                        " command records the rest"
+                    )
+            self._done += 1

@@ -39,6 +39,8 @@ TrackingOption = Annotated[
 SPEED_PERIOD = 3600.0
 """Seconds over which a bar measures its speed: one batch of an attack can take minutes."""
 
+OWN_WORDS = "Value error, "
+"""What pydantic puts before a message that is not its own."""
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -68,8 +70,10 @@ def _wrong_option(error: typer.TyperException) -> str:
     """The option, what was expected, and the value, in one line."""
     problem = error.__cause__
     if isinstance(error, typer.BadParameter) and isinstance(problem, ValidationError):
-        expected = error.message.removeprefix("Input should be ").partition(", ")[0]
         where = error.format_message().removeprefix("Invalid value for ").partition(": ")[0].replace("'", "")
+        if error.message.startswith(OWN_WORDS):  # of the option's choices: it names them, and the value
+            return shortened(f"{where}: {error.message.removeprefix(OWN_WORDS).rstrip('.')}")
+        expected = error.message.removeprefix("Input should be ").partition(", ")[0]
         return shortened(f"{where}: expected {expected}, found {problem.errors()[0]['input']!r}")
     text = " ".join(error.format_message().split()).rstrip(".")
     return shortened(f"{text[0].lower()}{text[1:]} (see --help)")

@@ -210,6 +210,10 @@ class _Loader:
             dataset = prepare.get("dataset") if isinstance(prepare, dict) else None
             if isinstance(dataset, str) and dataset in self._data:
                 combined = _with(combined, "prepare.path", self._data[dataset])
+                prepare = combined["prepare"]
+            if isinstance(prepare, dict) and isinstance(path := prepare.get("path"), str):
+                # workers of a cluster, and whoever resumes, may be in another folder
+                combined = _with(combined, "prepare.path", str(Path(path).absolute()))
             where = ", ".join(f"{key}={value}" for key, value in chosen.items())
             expanded = _checked(ExperimentSet, combined, f"{source}: {where}" if where else source)
             experiments = expanded.experiments()

@@ -88,26 +88,30 @@ def run_stage(job: Job, index: int) -> Outcome:
         store = open_store(job.store, say)
         log = log_path(store.root, job.sweep, node)
         log.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, InputError) as error:
+        device = choose_device(job.device)
+    except (OSError, InputError) as error:  # of this machine: another one, or another --device, may do
         return Outcome(reason=_reason(error), may_pass=True)
-    with _into(log):
-        try:
-            return _compute(job, node, store)
-        except Exception as error:  # whatever the stage came up with
-            traceback.print_exc()
-            sys.stderr.flush()
-            return Outcome(reason=_reason(error), may_pass=may_pass(error), log_tail=_tail(log))
+    try:
+        with _into(log):
+            try:
+                return _compute(job, node, store, device)
+            except Exception as error:  # whatever the stage came up with
+                traceback.print_exc()
+                sys.stderr.flush()
+                tail = _content(log)[-TAIL:]
+                return Outcome(reason=_reason(error), may_pass=may_pass(error), log_tail=tail)
+    except OSError as error:  # the log itself
+        return Outcome(reason=_reason(error), may_pass=True)
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
-def _compute(job: Job, node: Node, store: Store) -> Outcome:
+def _compute(job: Job, node: Node, store: Store, device: str) -> Outcome:
     silence_telemetry()
     assume_commit(job.commit)
     stage = node.id.stage
-    device = choose_device(job.device)
     configure_torch(job.threads[stage], device)
     say(f"{node.name} {node.id.key}: starts on {os.uname().nodename}, process {os.getpid()}")
     watcher = _Watcher()
@@ -152,9 +156,9 @@ def _errno(error: BaseException) -> int | None:
     return int(told[1]) if told else None
 
 
-def _tail(log: Path) -> str:
+def _content(log: Path) -> str:
     try:
-        return log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+        return log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -180,8 +184,8 @@ def _into(log: Path) -> Iterator[None]:
 
 
 def timed_out(log: Path) -> bool:
-    """Whether the last thing that a log tells is that time was up."""
-    text = _tail(log)
+    """Whether the last thing that a log tells is that time was up; where all threads were may take pages."""
+    text = _content(log)
     return TIMED_OUT in text and "starts on" not in text[text.rindex(TIMED_OUT) :]
 
 

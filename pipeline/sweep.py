@@ -92,6 +92,8 @@ def sweep(
         if dry_run:
             _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores)
             return
+        if address is None and device != "auto":
+            choose_device(device)  # raises what each stage would fail of
         options = Options(
             address=address,
             cores=cores,

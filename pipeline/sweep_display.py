@@ -74,6 +74,8 @@ class SweepDisplay:
         self._shown = now
         seconds, complete = self._remaining()
         left = f"{'about' if complete else 'at least'} {duration(seconds)} left"
+        if not complete and seconds < 1.0:
+            left = "time left not known yet"
         running = self._schedule.count(State.RUNNING)
         if self._bar is not None and self._task is not None:
             description = f"stages, {running} running"
@@ -108,7 +110,7 @@ def show_plan(graph: Graph, survey: Survey, estimates: Estimates, cores: float) 
             f"{unknown} stages are of kinds that this store has never measured here: they are not counted."
         )
     path, seconds = critical_path(graph, survey, estimates)
-    if path:
+    if path and not unknown:
         console.print(f"Longest path, {duration(seconds)}: {' -> '.join(graph.nodes[n].name for n in path)}")
     if added.middle:
         wall = max(added.middle / cores, seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nenni_core.errors import InputError
 from pipeline.background_tracker import BackgroundTracker
-from pipeline.command_line import duration, say
+from pipeline.command_line import PlainProgress, duration, say
 from pipeline.data_check import check_data
 from pipeline.graph import Graph, NodeId
 from pipeline.remaining import RemainingTime
@@ -48,7 +48,7 @@ class Follower:
     tracker: BackgroundTracker | None
     fail_fast: bool
     budget: float | None
-    """Seconds after which nothing more is started."""
+    """Seconds after which what runs is stopped and nothing more is started."""
     logs: dict[NodeId, Path] = field(default_factory=dict)
     """Log files of stages that failed in earlier sweeps."""
 
@@ -68,10 +68,16 @@ class Follower:
         """When data are there: whether they are enough for the experiments that use them."""
         if name.stage != "prepare":
             return
+        try:
+            prepared = self.store.find(*name)  # another machine may have prepared them: then they are fetched
+        except OSError:
+            prepared = None
+        if prepared is None:  # out of reach from here; the stages that ask for too much will say so
+            return
         wrong: dict[int, str] = {}
         for user in self.graph.users[name]:
             try:
-                check_data(self.graph.plans[user].experiment, self.store.entry_path(*name))
+                check_data(self.graph.plans[user].experiment, prepared.path)
             except InputError as error:
                 wrong[user] = str(error)
         for other, users in self.graph.users.items() if wrong else ():
@@ -121,7 +127,12 @@ class Follower:
             if interrupted:
                 self.tracker.abandon()
             patience = 5.0 if interrupted else TRACKING_PATIENCE
-            if not self.tracker.close(patience=patience) and not interrupted:
+            total, progress = self.tracker.left, PlainProgress(say)
+            recorded = self.tracker.close(
+                patience=patience,
+                on_wait=lambda left: progress("recording in MLflow", total - left, total),
+            )
+            if not recorded and not interrupted:
                 say("warning: MLflow was too slow; the same command records the rest")
         show_summary(self.graph, schedule, self._log_files())
         counts = {state.value: schedule.count(state) for state in State}

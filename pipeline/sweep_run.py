@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nenni_core.errors import InputError
 from pipeline.background_tracker import BackgroundTracker
 from pipeline.command_line import progress_display, say
 from pipeline.costs import Estimate, measured_rates
@@ -26,7 +27,7 @@ from pipeline.sweep_display import SweepDisplay
 from pipeline.sweep_follower import INTERRUPTED, Follower
 from pipeline.sweep_records import End, Stopwatch, SweepFolder, known_failures
 from pipeline.tune_execution import Control, Execution
-from pipeline.wanted import Wanted
+from pipeline.wanted import Wanted, from_anywhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ class Options:
 def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
     """Compute what is missing of `wanted`, record and show it.
 
-    Raises `InputError` before anything is computed if a stage asks for more than any machine has, or there is
-    no cluster at the address.
+    Raises `InputError` before anything is computed if a stage asks for more than any machine has, there is no
+    cluster at the address, or the store is read-only; `OSError` if there cannot be a folder for it.
     """
     watch = Stopwatch()
     with progress_display() as progress:
@@ -59,6 +60,8 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
     graph = seen.graph(wanted.graph)
     failed = {} if options.retry_failed else known_failures(store.root, seen.missing)
     to_run = seen.missing - graph.below(failed)
+    if to_run:
+        _check_writable(store.root)
     control = Control()
     # where nothing is to be computed, nothing is started
     machines = cluster(options.address, cores=options.cores) if to_run else nullcontext(Capacity([]))
@@ -66,7 +69,7 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
         requested = requests(options.resources, gpus=capacity.gpus)
         for stage in dict.fromkeys(name.stage for name in to_run):
             capacity.check(stage, requested[stage])
-        folder = SweepFolder.create(store.root, wanted.asked, wanted.digest, say)
+        folder = SweepFolder.create(store.root, from_anywhere(wanted.asked), wanted.digest, say)
         there = f"{len(seen.cached)} are in the store already"
         say(f"sweep {folder.record.id}: {len(graph.nodes)} stages, {there}")
         rates = measured_rates(store, device="cuda" if capacity.gpus else "cpu")
@@ -124,6 +127,12 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return follower.finish()
+
+
+def _check_writable(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    if not os.access(root, os.W_OK):
+        raise InputError(f"store {str(root)!r} is read-only; expected a folder that can be written to")
 
 
 def _seconds(estimate: Estimate | None, request: Request) -> float | None:

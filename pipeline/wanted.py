@@ -1,9 +1,10 @@
 """What a sweep is asked for, as the graph of its stages."""
 
 from hashlib import sha256
+from pathlib import Path
 
 from pipeline.graph import Graph, build_graph
-from pipeline.grids import Grid, load_grid
+from pipeline.grids import Grid, grid_names, grid_path, load_grid
 from pipeline.runner import plan
 from pipeline.selection import select
 from pipeline.store import Store
@@ -41,3 +42,10 @@ class Wanted:
     def digest(self) -> str:
         """Identifies the stages."""
         return sha256("\n".join(sorted(map("/".join, self.graph.nodes))).encode()).hexdigest()
+
+
+def from_anywhere(asked: Asked) -> Asked:
+    """The same question whatever folder it is asked in: files and data by their whole path."""
+    grid = asked.grid if asked.grid in grid_names() else str(grid_path(asked.grid).absolute())
+    data = {name: str(Path(path).absolute()) for name, path in asked.data.items()}
+    return asked.model_copy(update={"grid": grid, "data": data})

@@ -185,10 +185,16 @@ def test_options_replace_axes(tmp_path: Path) -> None:
     assert one.experiment.seed == 9
 
 
-def test_data_are_where_the_option_says(tmp_path: Path) -> None:
+def test_data_are_where_the_option_says_for_workers_in_other_folders_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = write(tmp_path)
-    assert {c.experiment.prepare.path for c in load_grid(path, data={"synthetic": "x"}).cells} == {"x"}
+    there = str(tmp_path / "x")
+    assert {c.experiment.prepare.path for c in load_grid(path, data={"synthetic": "x"}).cells} == {there}
     assert {c.experiment.prepare.path for c in load_grid(path, data={"cifar10": "here"}).cells} == {None}
+    own = write(tmp_path, prepare=TINY["prepare"] | {"path": "x"})
+    assert {c.experiment.prepare.path for c in load_grid(own).cells} == {there}
 
 
 def test_extends_blocks_and_includes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from pipeline import evaluate, store_commands, tracking_commands
+from pipeline import evaluate, store_commands, tracking_commands, tune
 from pipeline.command_line import CommandLine, new_app
 from pipeline.stages.command import stage_app
 
@@ -20,6 +20,7 @@ from pipeline.stages.command import stage_app
         (store_commands.app, "gc", "missing option '--params'"),
         (store_commands.app, "lss", "no such command 'lss'. Did you mean 'ls'?"),
         (store_commands.app, "", "missing command"),
+        (tune.app, "--by layers", "--by: 'layers' is not one of 'layer', 'stage'"),
         (tracking_commands.app, "sync params.yaml", "unexpected extra argument"),
     ],
 )

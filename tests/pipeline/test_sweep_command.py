@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.sweep import app
 from pipeline.sweep_records import Asked, SweepFolder
-from pipeline.wanted import Wanted
+from pipeline.wanted import Wanted, from_anywhere
 
 
 @pytest.fixture
@@ -46,6 +46,8 @@ def grid(tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
         ("--resume --grid own.yaml", "expected no --grid beside it"),
         ("--resume", "--resume: no sweep of the store 'store' is left to resume"),
         ("--resume 2026", "--resume 2026: there are no sweeps in the store 'store'"),
+        ("--grid own.yaml --device cpuu", "device 'cpuu' cannot be used here"),
+        ("--grid own.yaml --device cpu --store own.yaml/below", "own.yaml/below': Not a directory"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(grid: str, arguments: str, expected: str) -> None:
@@ -55,6 +57,15 @@ def test_mistakes_are_one_line_and_status_2(grid: str, arguments: str, expected:
     assert line.startswith("error: ")
     assert expected in line
     assert not Path("store").exists()
+
+
+def test_a_store_that_is_read_only_is_refused_before_anything_starts(
+    grid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # what root is told of a read-only disk
+    done = CliRunner().invoke(app, ["--grid", grid, "--device", "cpu"])
+    assert done.exit_code == 2
+    assert "is read-only; expected a folder that can be written to" in done.output
 
 
 def test_a_dry_run_says_what_would_be_computed_and_computes_nothing(grid: str) -> None:
@@ -68,6 +79,7 @@ def test_a_dry_run_says_what_would_be_computed_and_computes_nothing(grid: str) -
         assert rows[stage][1:4] == [str(number), "0", str(number)]
     assert rows["all"][1:4] == [str(len(stages.nodes)), "0", str(len(stages.nodes))]
     assert "never measured" in done.output
+    assert "Longest path" not in done.output  # it would be that of the few stages with an estimate
     assert not Path("store").exists()
 
 
@@ -81,3 +93,17 @@ def test_a_sweep_whose_grid_has_changed_is_not_resumed(grid: str, tiny: dict[str
     done = CliRunner().invoke(app, ["--resume"])
     assert done.exit_code == 2
     assert "gives other stages than then; start it anew with --grid" in done.output
+
+
+def test_a_sweep_is_resumed_from_another_folder(
+    grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    asked = from_anywhere(Asked(grid=grid, data={"cifar10": archive.name}))
+    assert asked.data == {"cifar10": str(archive)}
+    SweepFolder.create(Path("store"), asked, Wanted(asked).digest, pytest.fail)
+    monkeypatch.chdir(tmp_path.parent)
+    store = str(tmp_path / "store")
+    done = CliRunner().invoke(app, ["--resume", "--store", store, "--dry-run", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert from_anywhere(Asked(grid="smoke")) == Asked(grid="smoke")

@@ -193,6 +193,22 @@ def test_stopping_leaves_the_loop_and_suggests_nothing(execution: Execution) -> 
     assert execution.control.reason == "enough"
 
 
+def test_what_runs_when_it_is_stopped_waits_again(
+    execution: Execution, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(dispatch: Execution, *others: object) -> None:
+        assert dispatch.suggest("one") is not None
+        dispatch.control.stop("enough")
+        dispatch.tick()
+
+    monkeypatch.setattr("pipeline.tune_trials.fit", fit)
+    execution.run(tmp_path)
+    first = next(iter(graph.nodes))
+    assert execution.schedule.states[first] is State.READY
+    assert execution.schedule.count(State.RUNNING) == 0
+    assert execution.schedule.attempts(first) == 0
+
+
 def test_without_a_machine_for_what_is_left_it_stops(
     execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:

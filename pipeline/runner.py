@@ -141,7 +141,11 @@ def ensure_one(
     """
     inputs: dict[str, Entry] = {}
     for before in upstream(stage, planned.experiment):
-        if (entry := store.find(before, planned.keys[before])) is None:
+        entry = store.find(before, planned.keys[before])
+        if entry is None:  # another machine may have put it there a moment ago
+            store.refresh()
+            entry = store.find(before, planned.keys[before])
+        if entry is None:
             return ensure(stage, planned, store=store, runtime=runtime, observer=observer)
         inputs[before] = entry
     return _ensure(stage, planned, inputs, store, runtime, observer or Unobserved())

@@ -16,6 +16,7 @@ a local folder and keeps the finished entries at the URL (`pipeline.remote_store
 `python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -194,7 +195,12 @@ class Store:
         return (self.entry_path(stage, key) / MANIFEST).is_file()
 
     def refresh(self) -> None:
-        """Look again at what may have changed behind the back of this object."""
+        """Look again at what may have changed behind the back of this object.
+
+        Listing a folder makes NFS ask its server; a single name that was not there is remembered for a while.
+        """
+        for stage in STAGES:
+            _folders(self.root / stage)
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest of an entry, its files left alone; None if there is none, or a damaged one."""
@@ -328,7 +334,15 @@ class Store:
         for folder in [work, *(child for child in work.rglob("*") if child.is_dir())]:
             sync_folder(folder)
         final.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(work, final)
+        try:
+            os.rename(work, final)
+        except OSError as error:
+            # where locks do not reach (another machine on a shared disk) somebody may have been faster
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            entry = read_entry(final)
+            self._remove(stage, key, work)
+            return entry
         sync_folder(final.parent)
         entry = Entry(final, Manifest.model_validate_json((final / MANIFEST).read_bytes()))
         self._verified[final] = _identity((final / MANIFEST).stat()), entry  # hashed a moment ago

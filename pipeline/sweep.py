@@ -90,7 +90,8 @@ def sweep(
         limits = [None if text is None else parse_duration(text) for text in (budget, time_limit)]
         wanted = _wanted(asked_for(grid, where, data, seeds=seeds, override=override), resume, again, store)
         if dry_run:
-            _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores)
+            here = None if address is not None else os.cpu_count()
+            _dry_run(wanted, _open(store, wanted), device=choose_device(device), cores=cores or here)
             return
         if address is None and device != "auto":
             choose_device(device)  # raises what each stage would fail of
@@ -144,7 +145,7 @@ def _dry_run(wanted: Wanted, store: Store, *, device: str, cores: int | None) ->
     }
     say(f"{wanted.grid.name}: {wanted.grid.description}" if wanted.grid.description else wanted.grid.name)
     say(f"{len(wanted.graph.plans)} experiments, {len(wanted.graph.nodes)} stages; nothing is computed now")
-    show_plan(wanted.graph, seen, estimates, float(cores or os.cpu_count() or 1))
+    show_plan(wanted.graph, seen, estimates, cores)
 
 
 if __name__ == "__main__":

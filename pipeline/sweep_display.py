@@ -87,7 +87,7 @@ class SweepDisplay:
 Estimates = Mapping[NodeId, Estimate | None]
 
 
-def show_plan(graph: Graph, survey: Survey, estimates: Estimates, cores: float) -> None:
+def show_plan(graph: Graph, survey: Survey, estimates: Estimates, cores: int | None) -> None:
     """What would be computed: stages by kind, core-hours with their range, and the longest path."""
     console = _console()
     table = Table(title=None, box=None, header_style="bold")
@@ -112,9 +112,9 @@ def show_plan(graph: Graph, survey: Survey, estimates: Estimates, cores: float) 
     path, seconds = critical_path(graph, survey, estimates)
     if path and not unknown:
         console.print(f"Longest path, {duration(seconds)}: {' -> '.join(graph.nodes[n].name for n in path)}")
-    if added.middle:
+    if added.middle and cores is not None:
         wall = max(added.middle / cores, seconds)
-        console.print(f"On {cores:g} cores at least {duration(wall)}, if every stage uses one of them.")
+        console.print(f"On {cores} cores at least {duration(wall)}, if every stage uses one of them.")
 
 
 def _hours(estimates: Estimates, names: Collection[NodeId]) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -124,6 +125,9 @@ def run_sweep(wanted: Wanted, store: Store, options: Options) -> End:
         try:
             with display.live():
                 execution.run(scratch)
+        except Exception:  # a mistake of ours, or a full disk under Ray: what is done is kept, and said
+            traceback.print_exc()
+            control.stop("an error of the driver, shown above")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return follower.finish()

@@ -92,6 +92,8 @@ class Execution:
 
                 asked = {stage: request.for_ray() for stage, request in self.requests.items()}
                 fit(self, self.job, asked, folder)
+                if not self.is_over:
+                    self.control.stop("Ray Tune has ended before its stages")
         except SweepStopped:
             pass
         finally:
@@ -145,7 +147,9 @@ class Execution:
         # on another machine's disk the log cannot be read; then the clock has to do
         too_long = timed_out(log) if log.exists() else time.monotonic() - started >= (limit or 0.0)
         if limit is not None and too_long:
-            self._failed(name, Outcome(reason=f"took longer than the time limit of {limit:g} s"))
+            # with another limit it may pass, with this one it would not
+            reason = f"took longer than the time limit of {limit:g} s"
+            self._failed(name, Outcome(reason=reason, may_pass=True), again=False)
         else:
             self._failed(name, Outcome(reason=f"its process died: {error}", may_pass=True))
 
@@ -167,9 +171,9 @@ class Execution:
         self.capacity.give(self.requests[name.stage])
         return name, started
 
-    def _failed(self, name: NodeId, outcome: Outcome) -> None:
+    def _failed(self, name: NodeId, outcome: Outcome, *, again: bool = True) -> None:
         reason = outcome.reason or ""
-        self.schedule.fail(name, reason, may_pass=outcome.may_pass)
+        self.schedule.fail(name, reason, may_pass=outcome.may_pass and again)
         if self.schedule.states[name] is State.READY:
             self.observer.again(name, reason)
         else:

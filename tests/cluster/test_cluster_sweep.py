@@ -77,7 +77,9 @@ def test_a_sweep_survives_the_loss_of_a_machine_and_of_the_tracking_server(
 
     sweeping = Sweeping(tmp_path / "together", content)
     location = s3.url("shared/store")
-    environment = nodes.environment | {"MLFLOW_TRACKING_URI": server.url}
+    # the driver's machine has a cache of its own
+    own = {"NENNI_STORE_CACHE": str(tmp_path / "cache-of-the-driver")}
+    environment = nodes.environment | own | {"MLFLOW_TRACKING_URI": server.url}
     options = ["--address", nodes.address, "--store", location, "--retries=2"]
     process = sweeping.start(*options, environment=environment, cores=None)
     store = open_store(location)

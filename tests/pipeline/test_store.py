@@ -275,3 +275,15 @@ def test_a_discarded_entry_is_gone(tmp_path: Path) -> None:
         store.discard("pretrain", KEY)
     assert store.find("pretrain", KEY) is None
     assert store.names() == store.unfinished() == []
+
+
+def test_who_comes_second_without_a_lock_takes_what_is_there(tmp_path: Path) -> None:
+    """As where a shared disk has no locks between machines: the first entry stays, nothing is left over."""
+    store = Store(tmp_path)
+    entries = []
+    for text in ("first", "second"):
+        (store.begin("prepare", KEY) / "data.txt").write_text(text)
+        entries.append(store.commit(manifest()))
+    assert [(entry.path / "data.txt").read_text() for entry in entries] == ["first", "first"]
+    assert entries[0].manifest == entries[1].manifest
+    assert store.unfinished() == []

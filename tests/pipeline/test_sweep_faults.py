@@ -87,8 +87,8 @@ def test_stages_that_raise_hang_die_or_find_no_space(
 
     before = seconds(sweeping.store)
     again = sweeping.run("--no-tracking", status=1)  # the same code would fail again
-    assert again.count("failed before") == 2
-    assert seconds(sweeping.store) == before
+    assert again.count("failed before") == 1  # but for what may pass with another time limit
+    assert seconds(sweeping.store).keys() - before.keys() == {("attack", dense[0])}
     stage, key = next(name for name in before if name[0] == "attack")
     damaged = sweeping.store.entry_path(stage, key) / "results.json"
     damaged.write_bytes(damaged.read_bytes().replace(b"1", b"2", 1))

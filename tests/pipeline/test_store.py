@@ -283,7 +283,7 @@ def test_who_comes_second_without_a_lock_takes_what_is_there(tmp_path: Path) -> 
     entries = []
     for text in ("first", "second"):
         (store.begin("prepare", KEY) / "data.txt").write_text(text)
-        entries.append(store.commit(manifest()))
+        entries.append(store.commit(manifest(KEY, "prepare")))
     assert [(entry.path / "data.txt").read_text() for entry in entries] == ["first", "first"]
     assert entries[0].manifest == entries[1].manifest
     assert store.unfinished() == []

@@ -130,7 +130,7 @@ def test_a_driver_that_is_killed_or_interrupted(undisturbed: Sweeping, graph: Gr
     assert "stopping" in said
     assert "--resume" in said.splitlines()[-1]
     assert "Traceback" not in said
-    assert not orphans(sweeping)
+    wait_until(lambda: not orphans(sweeping))
     second = seconds(sweeping.store)
 
     logs = sweeping.logs()

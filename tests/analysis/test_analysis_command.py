@@ -53,13 +53,13 @@ def test_everything_is_written_and_named_and_the_same_again(
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, "--run", demo.parent.run_id)
     assert result.exit_code == 0, result.output
     files = {str(path.relative_to(here)) for path in (here / "reports").rglob("*") if path.is_file()}
+    drawn = ("accuracy_over_bitops", "figure4_accuracy_over_ratio", "cost_of_runs")
     assert files == {
         "reports/report.html",
         "reports/table.md",
         "reports/table.csv",
-        "reports/figures/accuracy_over_bitops.svg",
-        "reports/figures/accuracy_over_bitops.png",
-        "reports/figures/accuracy_over_bitops.pdf",
+        "reports/findings.md",
+        *(f"reports/figures/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")),
     }
     for name in files:
         assert name in result.output

@@ -62,6 +62,8 @@ class RunFiles:
 
 # The file with the numbers of each layer, by stage.
 LAYER_FILES = {"distill": "layers.json", "finetune": "densities.json"}
+# How many networks of a stage are looked into: more could not be shown, and each is a file to fetch.
+MOST = {"distill": 3, "finetune": 24}
 LAYER_SCHEMA: dict[str, pl.DataType] = {
     "network": pl.String(),
     "run_id": pl.String(),
@@ -78,8 +80,8 @@ def layers(runs: pl.DataFrame, files: RunFiles) -> pl.DataFrame:
     Columns: `network` (the label of the run's subject), `run_id`, `place` (of the layer in the network, from
     0), `layer` (its name), `measure` and `value`. Measures of `distill` runs are `nmse`, `nmse_quantized`
     (squared error over the variance of the precise outputs) and `top_k_recall` (0 to 1), of `finetune` runs
-    `density` (share of precise neurons). Of several runs of one network the newest counts; runs whose files
-    cannot be had are left out.
+    `density` (share of precise neurons). Of several runs of one network the newest counts; the files of at
+    most `MOST` networks of a stage are read, and those that cannot be had are left out.
     """
     newest: dict[tuple[str, str], str] = {}
     chosen = runs.filter(pl.col("stage").is_in(list(LAYER_FILES)) & (pl.col("status") == FINISHED))
@@ -88,6 +90,9 @@ def layers(runs: pl.DataFrame, files: RunFiles) -> pl.DataFrame:
         label = variant_name(run) if tuned else run["trained_by_title"] or ""
         name = f"{run['model']} on {run['dataset']}, seed {run['seed']}, {label}".removesuffix(", ")
         newest[run["stage"], name] = run["run_id"]
+    for stage, most in MOST.items():
+        for name in [name for of, name in newest if of == stage][most:]:
+            del newest[stage, name]
     rows = [
         {
             "network": name,

@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 
 from analysis.figures.drawing import INK, SETTINGS, quiet_grid
 from analysis.figures.series import NothingToDrawError, foot, look, new_figure, panel_title, shared_legend
+from analysis.files import MOST
 
 QUALITY = {
     "nmse": "error / variance, before rounding",
     "nmse_quantized": "error / variance, rounded",
     "top_k_recall": "share of essential neurons found",
 }
-MOST_TEACHERS, MOST_NETWORKS = 3, 24
-"""More panels or lines than these could not be read; the first ones are drawn and the rest is counted."""
 WIDTH, LINE_HEIGHT = 7.4, 0.19  # inches
 
 
@@ -32,8 +31,6 @@ def draw(layers: pl.DataFrame) -> Figure:
     tuned = _networks(layers, ["density"])
     if not distilled and not tuned:
         raise NothingToDrawError("no distill or finetune run has its numbers by layer")
-    left_out = max(0, len(distilled) - MOST_TEACHERS) + max(0, len(tuned) - MOST_NETWORKS)
-    distilled, tuned = distilled[:MOST_TEACHERS], tuned[:MOST_NETWORKS]
     heights = [2.3] * len(distilled) + ([1.0 + LINE_HEIGHT * len(tuned)] if tuned else [])
     with rc_context(SETTINGS):
         figure = new_figure(WIDTH, sum(heights) + 0.7)
@@ -46,8 +43,8 @@ def draw(layers: pl.DataFrame) -> Figure:
         if tuned:
             ax = figure.add_subplot(grid[len(distilled)])
             _densities(figure, ax, layers.filter(pl.col("measure") == "density"), tuned)
-        more = f"; {left_out} more networks are not drawn" if left_out else ""
-        foot(figure, f"each number is that of one network and layer: there are no intervals{more}")
+        shown = f"at most {MOST['distill']} distilled and {MOST['finetune']} fine-tuned networks are shown"
+        foot(figure, f"each number is that of one network and layer: there are no intervals; {shown}")
     return figure
 
 

@@ -80,15 +80,18 @@ def layers(runs: pl.DataFrame, files: RunFiles) -> pl.DataFrame:
     Columns: `network` (the label of the run's subject), `run_id`, `place` (of the layer in the network, from
     0), `layer` (its name), `measure` and `value`. Measures of `distill` runs are `nmse`, `nmse_quantized`
     (squared error over the variance of the precise outputs) and `top_k_recall` (0 to 1), of `finetune` runs
-    `density` (share of precise neurons). Of several runs of one network the newest counts; the files of at
-    most `MOST` networks of a stage are read, and those that cannot be had are left out.
+    `density` (share of precise neurons). Of several runs of one network the first seed's
+    newest counts; the files of at most `MOST` networks of a stage are read, and those that cannot be had are
+    left out.
     """
     newest: dict[tuple[str, str], str] = {}
     chosen = runs.filter(pl.col("stage").is_in(list(LAYER_FILES)) & (pl.col("status") == FINISHED))
-    for run in chosen.sort("start_ms").iter_rows(named=True):
+    chosen = chosen.sort("seed", "start_ms", descending=[True, False])
+    for run in chosen.iter_rows(named=True):
         tuned = run["stage"] == "finetune"
         label = variant_name(run) if tuned else run["trained_by_title"] or ""
-        name = f"{run['model']} on {run['dataset']}, seed {run['seed']}, {label}".removesuffix(", ")
+        name = f"{run['model']} on {run['dataset']}, {label}".removesuffix(", ")
+        newest.pop((run["stage"], name), None)
         newest[run["stage"], name] = run["run_id"]
     for stage, most in MOST.items():
         for name in [name for of, name in newest if of == stage][most:]:

@@ -14,6 +14,7 @@ from analysis.figures.drawing import INK, MUTED, SETTINGS, quiet_grid
 from analysis.figures.printed import CLEAN_FALLS_AT, ESSENTIAL_FALLS_AT, ROBUST_RISES_AT, paper_data_set
 from analysis.figures.series import (
     NothingToDrawError,
+    beside,
     counted,
     curve,
     foot,
@@ -37,6 +38,7 @@ MARKS = (
     ("pgd20", ROBUST_RISES_AT, "paper: rises\nfrom here"),
 )
 FEWEST_RATIOS = 2
+SIDESTEP = 1.2  # percent of the neurons
 WIDTH, HEIGHT = 2.9, 2.7  # inches, of a panel
 
 
@@ -119,7 +121,7 @@ def _panel(ax: Axes, group: Curves, measure: str) -> None:
     quiet_grid(ax)
     for place, (target, label) in enumerate(TARGETS.items()):
         points = [
-            (100 * ratio, accuracy)
+            (100 * ratio + beside(place, len(TARGETS), SIDESTEP), accuracy)
             for ratio, network in group.get(target, {}).items()
             if (accuracy := network.accuracy(measure))
         ]
@@ -130,9 +132,10 @@ def _panel(ax: Axes, group: Curves, measure: str) -> None:
     for of, ratio, text in MARKS:
         if of == measure and (ratio != ESSENTIAL_FALLS_AT or "essential" in group):
             ax.axvline(100 * ratio, color=MUTED, linestyle=":", linewidth=1)
+            offset, side = (2.5, "left") if ratio < 0.5 else (-2.5, "right")
             ax.annotate(
-                text, (100 * ratio, 0), xycoords=ax.get_xaxis_transform(), xytext=(-2.5, 3),
-                textcoords="offset points", ha="right", va="bottom", fontsize=6, color=INK,
+                text, (100 * ratio, 0), xycoords=ax.get_xaxis_transform(), xytext=(offset, 3),
+                textcoords="offset points", ha=side, va="bottom", fontsize=6, color=INK,
             )  # fmt: skip
     ax.set_xlim(-4, 104)
     ax.set_xticks(range(0, 101, 20))

@@ -6,6 +6,7 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from analysis.figures.drawing import INK, SETTINGS, quiet_grid
 from analysis.figures.series import NothingToDrawError, foot, look, new_figure, panel_title, shared_legend
@@ -38,13 +39,16 @@ def draw(layers: pl.DataFrame) -> Figure:
         for place, network in enumerate(distilled):
             ax = figure.add_subplot(grid[place])
             _quality(ax, layers.filter(pl.col("network") == network))
-            panel_title(ax, network.replace(", ", "\n", 2).replace("\n", ", ", 1))
+            panel_title(ax, network.replace(", ", "\n", 1))
         shared_legend(figure, columns=3)
         if tuned:
             ax = figure.add_subplot(grid[len(distilled)])
             _densities(figure, ax, layers.filter(pl.col("measure") == "density"), tuned)
         shown = f"at most {MOST['distill']} distilled and {MOST['finetune']} fine-tuned networks are shown"
-        foot(figure, f"each number is that of one network and layer: there are no intervals; {shown}")
+        foot(
+            figure,
+            f"each number is that of one network, layer and seed: there are no intervals; {shown}",
+        )
     return figure
 
 
@@ -65,6 +69,7 @@ def _quality(ax: Axes, own: pl.DataFrame) -> None:
             markersize=4, linewidth=1.1, label=label,
         )  # fmt: skip
     ax.set_yscale("log")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     right.set_ylim(0, 1.05)
     right.set_ylabel("essential neurons found")
     ax.set_ylabel("error / variance")
@@ -90,9 +95,10 @@ def _densities(figure: Figure, ax: Axes, own: pl.DataFrame, tuned: Sequence[str]
             for column, value in enumerate(row):
                 ax.text(
                     column + 0.5, line + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=5.5,
-                    color="white" if value < 0.5 else INK,
+                    color="white" if value < 0.6 else INK,
                 )  # fmt: skip
-    figure.colorbar(mesh, ax=ax, shrink=0.9, pad=0.01).set_label("share", fontsize=7)
+    bar = ax.inset_axes((1.02, 0.0, 0.02, 1.0))
+    figure.colorbar(mesh, cax=bar).set_label("share", fontsize=7)
 
 
 def _without_shared_start(networks: Sequence[str]) -> tuple[str, list[str]]:

@@ -13,9 +13,11 @@ from analysis.figures.printed import FIGURE3_GAINS, paper_data_set
 from analysis.figures.series import (
     Look,
     NothingToDrawError,
+    beside,
     counted,
     curve,
     foot,
+    foremost,
     looks,
     new_figure,
     panel_title,
@@ -26,6 +28,7 @@ from analysis.measurements import Attack, Measured, Network, change, networks, t
 
 WIDTH, HEIGHT = 2.5, 2.6  # inches, of a panel
 FEWEST_RADII = 2
+SIDESTEP = 0.03
 
 
 def draw(runs: pl.DataFrame) -> Figure:
@@ -41,6 +44,10 @@ def draw(runs: pl.DataFrame) -> Figure:
     if not subjects:
         raise NothingToDrawError("no network was under PGD of several radii (grid figure3 or small-figure3)")
     radii = sorted({radius for own in subjects.values() for one in own for radius, _, _ in pgd_grid(one)})
+    notes = []
+    for subject, own in subjects.items():
+        subjects[subject], note = foremost(own)
+        notes.append(note)
     with rc_context(SETTINGS):
         figure = new_figure(WIDTH * (len(radii) + 1), HEIGHT * len(subjects) + 0.8)
         axes = figure.subplots(len(subjects), len(radii) + 1, squeeze=False)
@@ -59,7 +66,7 @@ def draw(runs: pl.DataFrame) -> Figure:
         foot(
             figure,
             "filled: blocked gradients; open: straight-through; crosses: gains the paper prints for "
-            f"ResNet-18;\nbars: 95% intervals; {rest}",
+            f"ResNet-18;\nbars: 95% intervals; {rest}{max(notes)}",
         )
     return figure
 
@@ -103,11 +110,12 @@ def gain(network: Network, among: Sequence[Network], radius: float) -> tuple[Mea
 
 def _panel(ax: Axes, own: Sequence[Network], radius: float, series: Mapping[str, Look]) -> None:
     quiet_grid(ax)
-    ticks = set()
-    for network in own:
+    ticks: set[int] = set()
+    for place, network in enumerate(own):
+        aside = 1 + beside(place, len(own), SIDESTEP)
         for gradient, filled in (("blocked", True), ("straight_through", False)):
             points = [
-                (float(steps), accuracy)
+                (steps * aside, accuracy)
                 for (at, steps, of), attack in sorted(pgd_grid(network).items())
                 if at == radius and of == gradient and (accuracy := network.accuracy(attack.name))
             ]
@@ -115,7 +123,7 @@ def _panel(ax: Axes, own: Sequence[Network], radius: float, series: Mapping[str,
             chosen = Look(style.colour, style.marker, style.line if filled else "", filled)
             label = network.label if filled else f"{network.label}, straight-through"
             curve(ax, points, chosen, label, joined=filled)
-            ticks |= {place for place, _ in points}
+            ticks |= {steps for at, steps, _ in pgd_grid(network) if at == radius}
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -127,12 +135,13 @@ def _gains(ax: Axes, own: Sequence[Network], series: Mapping[str, Look]) -> None
     quiet_grid(ax)
     panel_title(ax, "gain over the dense network\nmost steps, blocked")
     ax.axhline(0, color=MUTED, linewidth=0.7)
-    for network in own:
+    for place, network in enumerate(own):
         if network.is_dense:
             continue
+        aside = 6 * beside(place, len(own), SIDESTEP)
         radii = sorted({radius for radius, _, _ in pgd_grid(network)})
         pairs = [(radius, pair) for radius in radii if (pair := gain(network, own, radius))]
-        points = [(radius, change(*pair)) for radius, pair in pairs]
+        points = [(radius + aside, change(*pair)) for radius, pair in pairs]
         curve(ax, points, series[network.label], network.label)
     data = paper_data_set(own[0].identity["dataset"])
     printed = [(eps, 100 * value) for (of, _, eps), value in FIGURE3_GAINS.items() if of == data]

@@ -13,9 +13,11 @@ from analysis.comparison import Difference, difference
 from analysis.figures.drawing import INK, SETTINGS, quiet_grid
 from analysis.figures.series import (
     NothingToDrawError,
+    beside,
     counted,
     curve,
     foot,
+    foremost,
     looks,
     new_figure,
     panel_title,
@@ -26,6 +28,7 @@ from analysis.measurements import CLEAN, Measured, Network, networks
 LARGEST = 64
 """The largest radius that is drawn, in 1/255; what lies beyond is a probe."""
 FEWEST_RADII = 3
+SIDESTEP = 0.04
 WIDTH, HEIGHT = 3.3, 3.0  # inches, of a panel
 
 
@@ -88,6 +91,13 @@ def draw(runs: pl.DataFrame) -> Figure:
             f"no attack was run at {FEWEST_RADII} radii or more (grid adaptive or small-adaptive)"
         )
     subjects = list(dict.fromkeys(one.network.subject for one in found))
+    shown: list[Network] = []
+    notes: list[str] = []
+    for subject in subjects:
+        own = {id(one.network): one.network for one in found if one.network.subject == subject}
+        some, note = foremost(list(own.values()))
+        shown, notes = [*shown, *some], [*notes, note]
+    found = [one for one in found if one.network in shown]
     families = list(dict.fromkeys(one.family for one in found))
     series = looks([one.network.label for one in found])
     with rc_context(SETTINGS):
@@ -95,11 +105,14 @@ def draw(runs: pl.DataFrame) -> Figure:
         axes = figure.subplots(len(subjects), len(families), squeeze=False, sharex=True, sharey=True)
         for line, subject in zip(axes, subjects, strict=True):
             for ax, family in zip(line, families, strict=True):
-                own = [one for one in found if (one.network.subject, one.family) == (subject, family)]
+                curves = [one for one in found if (one.network.subject, one.family) == (subject, family)]
                 quiet_grid(ax)
-                for one in own:
-                    curve(ax, one.points, series[one.network.label], one.network.label)
-                _rings(ax, own)
+                for one in curves:
+                    aside = beside(list(series).index(one.network.label), len(series), SIDESTEP)
+                    nought = 2 * aside  # a factor does not move it
+                    points = [(at * (1 + aside) or nought, number) for at, number in one.points]
+                    curve(ax, points, series[one.network.label], one.network.label)
+                _rings(ax, curves)
                 panel_title(ax, f"{subject}\n{family}" if ax is line[0] else f"\n{family}")
             line[0].set_ylabel("Accuracy in %")
         ticks = sorted({radius for one in found for radius, _ in one.points})
@@ -115,10 +128,8 @@ def draw(runs: pl.DataFrame) -> Figure:
         shared_legend(figure, columns=3 if len(families) > 1 else 2)
         every = [number for one in found for _, number in one.points]
         rest = counted([one.images for one in every], [one.seeds for one in every])
-        foot(
-            figure,
-            f"rings: above the smaller radius, so the attack falls short; bars: 95% intervals;\n{rest}",
-        )
+        read = "rings: above the smaller radius, so the attack falls short; bars: 95% intervals"
+        foot(figure, f"{read};\n{rest}{max(notes)}")
     return figure
 
 

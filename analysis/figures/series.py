@@ -12,7 +12,9 @@ from matplotlib.typing import LineStyleType
 
 from analysis.comparison import Estimate
 from analysis.figures.drawing import FURTHER_STYLES, MUTED, SERIES_STYLES, points_with_bars
+from analysis.measurements import Network
 
+PAPER_RATIOS = (0.9, 0.99)
 STYLES = (*SERIES_STYLES, *FURTHER_STYLES)
 
 
@@ -39,6 +41,28 @@ def look(place: int, *, filled: bool = True) -> Look:
 def looks(labels: Sequence[str]) -> Mapping[str, Look]:
     """A look for each of the `labels`, in their order."""
     return {label: look(place) for place, label in enumerate(dict.fromkeys(labels))}
+
+
+def foremost(found: Sequence[Network]) -> tuple[list[Network], str]:
+    """The networks that one panel can show, in their order, and a note of how many it cannot ("" for none).
+
+    The dense ones and the paper's ratios go first, then other networks with noise in non-essential neurons.
+    """
+
+    def rank(network: Network) -> int:
+        usual = network.identity["target"] in (None, "non_essential")
+        paper = network.is_dense or network.identity["ratio"] in PAPER_RATIOS
+        return 2 * (not usual) + (not paper)
+
+    chosen = sorted(found, key=rank)[: len(STYLES)]
+    shown = [network for network in found if network in chosen]
+    left_out = len(found) - len(shown)
+    return shown, f"; networks not drawn: {left_out}" if left_out else ""
+
+
+def beside(place: int, count: int, step: float) -> float:
+    """How far the series at `place` of `count` stands aside, so that bars can be told apart."""
+    return (place - (count - 1) / 2) * step
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -118,7 +142,8 @@ def foot(figure: Figure, text: str) -> None:
     """Small lines below everything that say how to read it; then the layout is settled for good."""
     figure.supxlabel(text, fontsize=7, color=MUTED)
     # Inside the settings, and not again for every file: laying out takes longer than drawing.
-    figure.draw_without_rendering()
+    for _ in range(2):  # once more with the sizes that the first time has found
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from analysis.figures.drawing import INK, SETTINGS, quiet_grid
+from analysis.figures.drawing import SETTINGS, quiet_grid
 from analysis.figures.series import NothingToDrawError, foot, look, new_figure, panel_title, shared_legend
 from analysis.files import MOST
 
@@ -17,6 +17,8 @@ QUALITY = {
     "nmse_quantized": "error / variance, rounded",
     "top_k_recall": "share of essential neurons found",
 }
+# On the cells, whose colours are the same on a light page and on a dark one: not colours that a page changes.
+ON_DARK, ON_LIGHT = "#fefefe", "#101214"
 WIDTH, LINE_HEIGHT = 7.4, 0.19  # inches
 
 
@@ -95,7 +97,7 @@ def _densities(figure: Figure, ax: Axes, own: pl.DataFrame, tuned: Sequence[str]
             for column, value in enumerate(row):
                 ax.text(
                     column + 0.5, line + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=5.5,
-                    color="white" if value < 0.6 else INK,
+                    color=ON_DARK if value < 0.6 else ON_LIGHT,
                 )  # fmt: skip
     bar = ax.inset_axes((1.02, 0.0, 0.02, 1.0))
     figure.colorbar(mesh, cax=bar).set_label("share", fontsize=7)

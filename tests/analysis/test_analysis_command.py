@@ -68,6 +68,11 @@ def test_everything_is_written_and_named_and_the_same_again(
     assert "48.1 to 61.7" in result.output  # 110 of 200
     assert pl.read_csv(here / "reports/table.csv")["images"].unique().to_list() == [IMAGES]
 
+    page = (here / "reports/report.html").read_text()
+    assert page.index("What holds") < page.index("Accuracy and cost")
+    assert "Time and energy on the accelerator (figure 5): no network with noise was simulated" in page
+    assert "## BitOPs fall as printed" in (here / "reports/findings.md").read_text()
+
     again = analyse(
         here, "--tracking-uri", recorder.tracking_uri, "--run", demo.parent.run_id, "--out", "again"
     )

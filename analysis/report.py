@@ -110,10 +110,11 @@ def render(
 
 def title(table: RobustnessTable) -> str:
     """The heading of the report and of the Markdown table: "Noise injection: small_resnet on digits"."""
-    networks = sorted({f"{row.identity['model']} on {row.identity['dataset']}" for row in table.rows})
+    known = [row.identity for row in table.rows if row.identity["model"]]
+    networks = sorted({f"{identity['model']} on {identity['dataset']}" for identity in known})
     noisy = any(not row.is_dense for row in table.rows)
     subject = "Sparse networks" if not noisy and sparsity.studies(table) else "Noise injection"
-    return f"{subject}: {', '.join(networks)}"
+    return f"{subject}: {', '.join(networks)}" if networks else "Simulated networks"
 
 
 def _inlined(drawn: Figure | None, caption_id: str) -> Markup | None:

@@ -115,8 +115,8 @@ def draw_all(source: Source) -> list[Drawn]:
         files: dict[str, bytes] = {}
         reason = ""
         try:
-            for form in FORMATS:  # a figure per format: the backends leave their traces in it
-                files[form] = render(kind.draw(source), form)
+            figure = kind.draw(source)  # once: its layout is settled, so that no backend changes it
+            files = {form: render(figure, form) for form in FORMATS}
         except NothingToDrawError as nothing:
             reason = str(nothing)
         found.append(Drawn(kind=kind, files=files, reason=reason))

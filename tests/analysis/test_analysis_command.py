@@ -124,6 +124,21 @@ def test_the_store_of_the_environment_is_used(
     assert "No network with noise has a result yet." in result.output
 
 
+def test_a_set_that_ends_with_the_simulation_has_its_figure_and_findings(
+    here: Path, recorder: Recorder
+) -> None:
+    parent = recorder.parent("simulations")
+    names = ("seconds", "joules", "energy_delay_joule_seconds")
+    metrics = {f"{name}_over_dense/unstructured/measured": 0.3 for name in names}
+    stage = {"stage": "simulate"}
+    recorder.attack(parent, noise(ratio="0.9") | stage, {}, params={}, metrics=metrics)
+    result = analyse(here, "--tracking-uri", recorder.tracking_uri, experiment="simulations")
+    assert result.exit_code == 0, result.output
+    assert "Simulated networks" in result.output
+    assert (here / "reports/figures/figure5_hardware_over_noise.svg").is_file()
+    assert "| Noise alone saves time and energy | **holds** |" in (here / "reports/findings.md").read_text()
+
+
 def test_nothing_tracked_is_one_line_and_status_2(here: Path) -> None:
     result = analyse(here)
     assert result.exit_code == 2

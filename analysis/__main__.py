@@ -1,4 +1,4 @@
-"""`python -m analysis`: the table, the figure and the report of a tracked experiment."""
+"""`python -m analysis`: the table, the figures, the findings and the report of a tracked experiment."""
 
 from pathlib import Path
 from shlex import quote
@@ -43,7 +43,7 @@ from pipeline.sweep_options import (
 
 MASKED = column_name(MASKING)
 
-app = new_app("Write the table, the figure and the report of a tracked experiment.")
+app = new_app("Write the table, the figures, the findings and the report of a tracked experiment.")
 
 
 @app.command()
@@ -68,11 +68,11 @@ def analyse(
         bool,
         typer.Option("--current-only", help="Fail rather than show another set than the parameter file's."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the report.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the table, figures, findings and report.")] = Path(
         "reports"
     ),
 ) -> None:
-    """Write the table, the figure and the report of a tracked experiment."""
+    """Write the table, the figures, the findings and the report of a tracked experiment."""
     silence_telemetry()
     with user_errors(ExperimentSet, params):
         asked = asked_for(grid, where, data, seeds=seeds, override=override)

@@ -1,4 +1,4 @@
-"""`python -m analysis`: the table, the figure and the report of a tracked experiment."""
+"""`python -m analysis`: the table, the figures, the findings and the report of a tracked experiment."""
 
 from pathlib import Path
 from shlex import quote
@@ -12,12 +12,16 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from analysis import report
+from analysis import findings, report
 from analysis.current import read_current_grid, read_current_set
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
+from analysis.figures.catalogue import Source, draw_all, save_all
+from analysis.files import RunFiles
+from analysis.findings_claims import find
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
+from analysis.sections import sections
 from analysis.summary import attack_pair, summarise
 from analysis.tables.markdown import to_markdown
 from analysis.tables.robustness import MASKING, RobustnessTable, build_table
@@ -39,7 +43,7 @@ from pipeline.sweep_options import (
 
 MASKED = column_name(MASKING)
 
-app = new_app("Write the table, the figure and the report of a tracked experiment.")
+app = new_app("Write the table, the figures, the findings and the report of a tracked experiment.")
 
 
 @app.command()
@@ -64,11 +68,11 @@ def analyse(
         bool,
         typer.Option("--current-only", help="Fail rather than show another set than the parameter file's."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the report.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the table, figures, findings and report.")] = Path(
         "reports"
     ),
 ) -> None:
-    """Write the table, the figure and the report of a tracked experiment."""
+    """Write the table, the figures, the findings and the report of a tracked experiment."""
     silence_telemetry()
     with user_errors(ExperimentSet, params):
         asked = asked_for(grid, where, data, seeds=seeds, override=override)
@@ -118,6 +122,8 @@ def write(
 
     Raises `InputError` where that cannot be.
     """
+    source = Source(runs=runs, files=RunFiles(parent.tracking_uri))
+    drawn, found = draw_all(source), find(runs)
     page = report.render(
         table,
         parent=parent,
@@ -125,6 +131,7 @@ def write(
         all_runs=runs,
         flags=doubts,
         command=command,
+        sections=sections(source, drawn, found),
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -132,16 +139,19 @@ def write(
         (out / "report.html").write_text(page, encoding="utf-8")
         (out / "table.md").write_text(markdown, encoding="utf-8")
         (out / "table.csv").write_text(table.to_polars().write_csv(), encoding="utf-8")
+        words = findings.to_markdown(found, parent=parent, doubts=doubts, command=command)
+        (out / "findings.md").write_text(words, encoding="utf-8")
         figures = [
             path
             for kind in (accuracy_over_bitops, robustness_over_sparsity)
             for path in kind.save(table, out / "figures")
         ]
+        figures += save_all(drawn, out / "figures")
     except OSError as error:
         where = error.filename or out
         reason = error.strerror or error
         raise InputError(f"--out {str(out)!r}: cannot write {str(where)!r}: {reason}") from error
-    return [out / "report.html", out / "table.md", out / "table.csv", *figures]
+    return [out / "report.html", out / "table.md", out / "table.csv", out / "findings.md", *figures]
 
 
 def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent: Parent) -> None:
@@ -170,7 +180,9 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         count = f"{lacking} missing number{'s' * (lacking > 1)}"
         console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
     console.print()
-    for name, path in zip(("report", "table", "numbers", *["figure"] * len(files)), files, strict=False):
+    for name, path in zip(
+        ("report", "table", "numbers", "findings", *["figure"] * len(files)), files, strict=False
+    ):
         console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
     console.print(Text(f"{'runs':>8}: make ui"))
 

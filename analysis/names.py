@@ -30,7 +30,9 @@ TITLES = PAPER | ADAPTIVE | PROBES | WHOLE | MASKING
 GROUPS = {"paper": PAPER, "adaptive": ADAPTIVE, "probes": PROBES, "whole": WHOLE}
 ORDER = ("blocked", "paper", "straight-through", "grid", "adaptive", "unknown", "probes", "whole")
 KNOWN_ATTACK = re.compile(
-    r"(?P<family>fgsm|pgd|mifgsm)(?P<steps>\d*)(?:_eps(?P<radius>\d+))?(?P<straight>_straight_through)?"
+    # straight-through stands before the radius or after it
+    r"(?P<family>fgsm|pgd|mifgsm)(?=.*(?P<straight>_straight_through)|)(?P<steps>\d*)"
+    r"(?:_straight_through)?(?:_eps(?P<radius>\d+))?(?:_straight_through)?"
 )
 # What the pipeline does unless told otherwise; a variant's label names only what departs from it.
 USUAL: dict[str, Any] = {

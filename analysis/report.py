@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import names, sparsity
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
-from analysis.figures.drawing import INK, MUTED, SERIES_STYLES
+from analysis.figures.drawing import FURTHER_STYLES, INK, MUTED, SERIES_STYLES
 from analysis.figures.drawing import render as render_figure
 from analysis.notes import attack_params, computed_on, missing_cells
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
@@ -33,7 +33,10 @@ PAGE_COLOURS = {
     "#ffffff": "var(--paper)",
     INK: "var(--ink)",
     MUTED: "var(--muted)",
-    **{colour.lower(): f"var(--series-{place})" for place, (colour, _, _) in enumerate(SERIES_STYLES, 1)},
+    **{
+        colour.lower(): f"var(--series-{place})"
+        for place, (colour, _, _) in enumerate((*SERIES_STYLES, *FURTHER_STYLES), 1)
+    },
 }
 FIELDS = (
     "kind",
@@ -63,11 +66,13 @@ def render(
     all_runs: pl.DataFrame,
     flags: Sequence[str],
     command: str,
+    sections: Any = None,
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
-    `analysis.notes.flags` says, `command` what writes the page again.
+    `analysis.notes.flags` says, `command` what writes the page again,
+    `sections` what follows the table (`analysis.sections`).
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -89,6 +94,7 @@ def render(
         masking=_masking(table),
         missing=missing_cells(table),
         command=command,
+        sections=sections,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,
         figure=_inlined(accuracy_over_bitops.draw(table), "figure-caption"),
         sparsity=_sparsity(table),
@@ -104,10 +110,11 @@ def render(
 
 def title(table: RobustnessTable) -> str:
     """The heading of the report and of the Markdown table: "Noise injection: small_resnet on digits"."""
-    networks = sorted({f"{row.identity['model']} on {row.identity['dataset']}" for row in table.rows})
+    known = [row.identity for row in table.rows if row.identity["model"]]
+    networks = sorted({f"{identity['model']} on {identity['dataset']}" for identity in known})
     noisy = any(not row.is_dense for row in table.rows)
     subject = "Sparse networks" if not noisy and sparsity.studies(table) else "Noise injection"
-    return f"{subject}: {', '.join(networks)}"
+    return f"{subject}: {', '.join(networks)}" if networks else "Simulated networks"
 
 
 def _inlined(drawn: Figure | None, caption_id: str) -> Markup | None:

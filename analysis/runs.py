@@ -108,8 +108,9 @@ def find_parent(
 
     Newest is what was used last: a set that is run again keeps the parent run that it had, and renews its tag
     `last_used_ms`. `experiment_key` identifies a set of experiments: its parent run goes before newer ones if
-    it has attack results. `remedy` is what messages recommend to get that set. A newer parent run without a
-    finished attack run (under way, or failed before) is passed over and listed in `newer_without_results`.
+    it has attack results or simulations; with simulations only another set is taken where none has attacks.
+    `remedy` is what messages recommend to get that set. A newer parent run without a finished attack run
+    (under way, or failed before) is passed over and listed in `newer_without_results`.
     Raises `NothingTrackedError` where there is none, `InputError` for an id that does not fit and where
     MLflow fails.
     """
@@ -145,16 +146,23 @@ def find_parent(
 
     if run is not None:
         return found_as(_named_parent(tracking_uri, experiment, parents, run), named=True)
-    condition = f"tags.stage = 'attack' and attributes.status = '{FINISHED}'"
+    attack, simulation = (
+        f"tags.stage = '{stage}' and attributes.status = '{FINISHED}'" for stage in ("attack", "simulate")
+    )
     for candidate in parents:
         wanted = experiment_key is not None and candidate.data.tags.get("experiment_key") == experiment_key
-        if wanted and _has_child(tracking_uri, client, candidate, condition):
+        if wanted and any(
+            _has_child(tracking_uri, client, candidate, condition) for condition in (attack, simulation)
+        ):
             return found_as(candidate)
     passed_over: list[str] = []
     for candidate in parents:
-        if _has_child(tracking_uri, client, candidate, condition):
+        if _has_child(tracking_uri, client, candidate, attack):
             return found_as(candidate, newer_without_results=tuple(passed_over))
         passed_over.append(candidate.info.run_id)
+    for candidate in parents:  # a grid that ends with the simulation has no attacks
+        if _has_child(tracking_uri, client, candidate, simulation):
+            return found_as(candidate)
     raise NothingTrackedError(
         f"no finished attack run below {len(parents)} parent run(s) of experiment {experiment!r} "
         f"in {without_secrets(tracking_uri)}; {remedy}"

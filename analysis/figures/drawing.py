@@ -7,10 +7,17 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
 FORMATS = ("svg", "png", "pdf")
 # Okabe and Ito's palette, told apart in grey as well: every series has its own marker and line style.
 SERIES_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))
+# What figures with more series go on with.
+FURTHER_STYLES: tuple[tuple[str, str, LineStyleType], ...] = (
+    ("#CC79A7", "D", "-."),
+    ("#8C6D00", "v", (0, (6, 1, 1, 1, 1, 1))),
+    ("#3F4650", "P", (0, (8, 2))),
+)
 INK = "#1f2328"
 MUTED = "#6e7781"
 # A fixed salt and no dates: the same table gives the same bytes.

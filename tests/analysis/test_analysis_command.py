@@ -53,13 +53,13 @@ def test_everything_is_written_and_named_and_the_same_again(
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, "--run", demo.parent.run_id)
     assert result.exit_code == 0, result.output
     files = {str(path.relative_to(here)) for path in (here / "reports").rglob("*") if path.is_file()}
+    drawn = ("accuracy_over_bitops", "figure4_accuracy_over_ratio", "cost_of_runs")
     assert files == {
         "reports/report.html",
         "reports/table.md",
         "reports/table.csv",
-        "reports/figures/accuracy_over_bitops.svg",
-        "reports/figures/accuracy_over_bitops.png",
-        "reports/figures/accuracy_over_bitops.pdf",
+        "reports/findings.md",
+        *(f"reports/figures/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")),
     }
     for name in files:
         assert name in result.output
@@ -67,6 +67,11 @@ def test_everything_is_written_and_named_and_the_same_again(
     assert "Ratio 0.9" in result.output
     assert "48.1 to 61.7" in result.output  # 110 of 200
     assert pl.read_csv(here / "reports/table.csv")["images"].unique().to_list() == [IMAGES]
+
+    page = (here / "reports/report.html").read_text()
+    assert page.index("What holds") < page.index("Accuracy and cost")
+    assert "Time and energy on the accelerator (figure 5): no network with noise was simulated" in page
+    assert "## BitOPs fall as printed" in (here / "reports/findings.md").read_text()
 
     again = analyse(
         here, "--tracking-uri", recorder.tracking_uri, "--run", demo.parent.run_id, "--out", "again"
@@ -117,6 +122,21 @@ def test_the_store_of_the_environment_is_used(
     result = analyse(here, "--run", parent[:20], experiment="by-environment")
     assert result.exit_code == 0, result.output
     assert "No network with noise has a result yet." in result.output
+
+
+def test_a_set_that_ends_with_the_simulation_has_its_figure_and_findings(
+    here: Path, recorder: Recorder
+) -> None:
+    parent = recorder.parent("simulations")
+    names = ("seconds", "joules", "energy_delay_joule_seconds")
+    metrics = {f"{name}_over_dense/unstructured/measured": 0.3 for name in names}
+    stage = {"stage": "simulate"}
+    recorder.attack(parent, noise(ratio="0.9") | stage, {}, params={}, metrics=metrics)
+    result = analyse(here, "--tracking-uri", recorder.tracking_uri, experiment="simulations")
+    assert result.exit_code == 0, result.output
+    assert "Simulated networks" in result.output
+    assert (here / "reports/figures/figure5_hardware_over_noise.svg").is_file()
+    assert "| Noise alone saves time and energy | **holds** |" in (here / "reports/findings.md").read_text()
 
 
 def test_nothing_tracked_is_one_line_and_status_2(here: Path) -> None:

@@ -61,6 +61,7 @@ def test_words_are_listed_as_in_a_sentence() -> None:
         ("square_5000", "square 5000"),
         ("pgd50_eps12", "PGD-50, 12/255"),
         ("pgd100_eps8_straight_through", "PGD-100, 8/255, straight-through"),
+        ("pgd20_straight_through_eps16", "PGD-20, 16/255, straight-through"),
         ("cw_l2", "CW-l2"),
         ("autoattack_torchattacks", "AutoAttack (torchattacks)"),
         ("apgd_dlr_targeted", "APGD-DLR targeted"),

@@ -1,7 +1,7 @@
 """The configuration of an experiment: one frozen, strict model per stage.
 
 Everything here changes results and is part of the content keys. What only changes speed (device, threads,
-where a data archive lies) is not: see `pipeline.runtime` and `Prepare.path`.
+where a data archive lies) is not: see `nenni_core.chain.runtime` and `Prepare.path`.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self

@@ -28,19 +28,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nenni_core.chain.runtime import SCRATCH
+from nenni_core.chain.speed import TIMING
 from nenni_core.errors import InputError
+from nenni_core.files import sha256_of, sync_file, sync_folder, write_json
 from pipeline.experiment import STAGES
-from pipeline.files import sha256_of, sync_file, sync_folder, write_json
 from pipeline.keys import canonical_json
 from pipeline.locks import BusyError, locked_file
 
 MANIFEST = "manifest.json"
-SCRATCH = "checkpoint"
-"""Sub-folder of an unfinished entry for what a stage needs to continue; not part of the result."""
-MASKING = "masking.json"
-"""File of an attack's entry with the verdict on gradient masking."""
-TIMING = "timing.json"
-"""File of an entry that may differ between two equal computations (seconds, not results)."""
 
 
 class FileRecord(BaseModel):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nenni_core.chain.runtime import RecordCallback, Runtime
 from pipeline.command_line import (
     Params,
     StoreOption,
@@ -25,7 +26,6 @@ from pipeline.exports import Folders, Result, export
 from pipeline.locations import store_location
 from pipeline.provenance import code_digest
 from pipeline.runner import Observer, Plan, Unobserved, ensure, plan
-from pipeline.runtime import RecordCallback, Runtime
 from pipeline.store import Entry, Store, open_store
 from pipeline.tracking import Tracker
 

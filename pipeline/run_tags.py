@@ -70,6 +70,8 @@ def result_tags(entry: Entry) -> dict[str, str]:
         "device": manifest.device,
         "threads": str(manifest.threads),
     }
+    if manifest.imported_from:
+        tags["imported_from"] = manifest.imported_from
     weights = {name: record.sha256 for name, record in manifest.files.items() if name.endswith(WEIGHTS)}
     if weights:
         tags["weights_sha256"] = json.dumps(weights)

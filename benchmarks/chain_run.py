@@ -98,7 +98,8 @@ def _compute(
     start = time.perf_counter()
 
     def progress(description: str, completed: int, total: int) -> None:
-        runtime.progress(f"{step.stage} {step.label}: {description}", completed, total)
+        subject = f"{step.stage} {step.label}".rstrip()
+        runtime.progress(f"{subject}: {description}", completed, total)
         deadline.progress(description, completed, total)
 
     shown = replace(runtime, progress=progress, on_record=deadline.on_record)

@@ -54,6 +54,9 @@ def stage_app(stage: str) -> typer.Typer:
         tracking_uri: TrackingOption = None,
         device: Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")] = "auto",
         threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+        compiled: Annotated[
+            bool, typer.Option("--compile", help="torch.compile for training networks without noise.")
+        ] = False,
         tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
         recompute: Annotated[
             bool, typer.Option(help="Compute this stage again although it is stored.")
@@ -62,7 +65,7 @@ def stage_app(stage: str) -> typer.Typer:
         with user_errors(ExperimentSet, params):
             chosen = choose_device(device)
             configure_torch(threads, chosen)
-            runtime = Runtime(device=chosen)
+            runtime = Runtime(device=chosen, compile=compiled)
             parameters = load_parameters(params)
             run_set(
                 stage,

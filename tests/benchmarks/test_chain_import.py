@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from small_chain import compute, small_chain, small_source, write_cifar
 from typer.testing import CliRunner
 
@@ -85,7 +86,8 @@ def test_the_pipeline_finds_it_and_would_have_computed_the_same(
     assert all(line.endswith("already there") for line in lines)
 
 
-def test_the_command_imports_and_names_what_is_not_there(
+@pytest.mark.slow  # a database is created
+def test_the_command_imports_tracks_and_names_what_is_not_there(
     chain_folder: tuple[Path, list[Done]], tmp_path: Path
 ) -> None:
     folder, done = chain_folder
@@ -95,10 +97,21 @@ def test_the_command_imports_and_names_what_is_not_there(
         (part / one.folder.name).symlink_to(one.folder)
     (part / PARAMETERS).symlink_to(folder / PARAMETERS)
     store = str(tmp_path / "store")
-    result = CliRunner().invoke(app, ["import", str(part), "--store", store, "--no-tracking"])
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    result = CliRunner().invoke(app, ["import", str(part), "--store", store, "--tracking-uri", uri])
     assert result.exit_code == 0, result.output
     assert [stage for stage, _ in Store(Path(store)).names()] == ["prepare", "pretrain"]
     assert result.stderr.count("imported, computed on cpu in ") == 2
+    missing = ["distill", "finetune", "attack", "attack"]
+    assert [line.split()[3] for line in result.stderr.splitlines() if "not there yet" in line] == missing
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("paper-scale")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'stage'")
+    tracked = {run.data.tags["stage"]: run for run in runs}
+    assert set(tracked) == {"prepare", "pretrain"}
+    assert tracked["pretrain"].data.tags["imported_from"] == "cpu"
+    assert {"peak_memory_bytes", "images_per_second"} <= tracked["pretrain"].data.metrics.keys()
 
 
 def copied(done: list[Done], out: Path, count: int) -> list[Path]:

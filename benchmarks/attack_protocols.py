@@ -22,12 +22,12 @@ from benchmarks.timing import machine, markdown_table, write_json
 from nenni_core.attacks import AttackSpec
 from nenni_core.attacks.auto_pgd import target_ranks
 from nenni_core.attacks.untouched import seeded_global_generators
+from nenni_core.chain.artifacts import Split, load_model, load_prepared
+from nenni_core.chain.runtime import Runtime
 from nenni_core.evaluation import evaluate
-from pipeline.artifacts import Split, load_model, load_prepared
 from pipeline.command_line import configure_torch, new_app, progress_display, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.runner import ensure, plan
-from pipeline.runtime import Runtime
 from pipeline.store import Store
 
 Plain = Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from benchmarks.timing import interleave, machine, markdown_table, timing_record, write_json
 from nenni_core import Injection, calibrate, inject, injected_layers
+from nenni_core.allocation import keep_freed_memory
 from nenni_core.layers import NoisyLayer
 from nenni_core.models import build_model
 from nenni_core.projection import projection_matrix
 from nenni_core.training.loop import lay_out_channels_last
-from pipeline.allocation import keep_freed_memory
 from pipeline.command_line import new_app, user_errors
 
 RATIO = 0.9

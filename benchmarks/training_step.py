@@ -21,13 +21,13 @@ from torch import nn
 
 from benchmarks.options import Parser, count
 from benchmarks.timing import Timing, interleave, markdown_table, timing_record, write_json
+from nenni_core.allocation import keep_freed_memory
 from nenni_core.data import DATASETS, load_dataset
 from nenni_core.models import MODELS, build_model
 from nenni_core.randomness import make_generator
 from nenni_core.training import Recipe, train
 from nenni_core.training.loop import training_step
 from nenni_core.training.validation import validate
-from pipeline.allocation import keep_freed_memory
 
 BASE = "torchattacks loop"
 CLASSES = 10

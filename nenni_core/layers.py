@@ -86,6 +86,8 @@ class NoisyLayer(nn.Module):
             self.register_buffer(buffer, torch.zeros(shape, device=device))
         self.register_buffer("projected_exponent", torch.full((), float("nan"), device=device))
         self.register_buffer("threshold", torch.full((), float("nan"), device=device))
+        self._looked_at: tuple[tuple[int, int], bool] | None = None
+        """The version of the threshold that was looked at, and whether it was calibrated."""
         self.refit_exponents()
 
     def _give_or_take_stream(self) -> None:
@@ -178,7 +180,7 @@ class NoisyLayer(nn.Module):
             z_approx = self.approximate(x)
         if density == 0 and observer is None and not (blocked and torch.is_grad_enabled()):
             return z_approx
-        if self.injection.selection == "threshold" and density != 0 and torch.isnan(self.threshold):
+        if self.injection.selection == "threshold" and density != 0 and not self._is_calibrated():
             raise InputError(
                 f"layer {self.layer_name!r} has no threshold for this ratio; call calibrate(model, data)"
             )
@@ -222,6 +224,13 @@ class NoisyLayer(nn.Module):
             yield
         finally:
             self.is_dense = before
+
+    def _is_calibrated(self) -> bool:
+        """Whether there is a threshold; looked at once for each value that it gets: a GPU is waited for."""
+        version = self.threshold.data_ptr(), self.threshold._version
+        if self._looked_at is None or self._looked_at[0] != version:
+            self._looked_at = version, not bool(torch.isnan(self.threshold))
+        return self._looked_at[1]
 
     def change_injection(self, **changes: Any) -> None:
         """Replace fields of the configuration; a calibrated threshold does not outlive its ratio."""

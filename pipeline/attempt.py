@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nenni_core.files import write_json
 from nenni_core.progress import ProgressCallback
-from pipeline.files import write_json
 from pipeline.provenance import code_digest, commit
 from pipeline.store import SCRATCH, Store
 

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from nenni_core.device import choose_device as choose_device
+from nenni_core.device import configure_torch as configure_torch
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.progress import ProgressCallback
-from pipeline.allocation import keep_freed_memory
 from pipeline.problems import describe, shortened
 
 Params = Annotated[Path, typer.Option("--params", help="Parameter file.")]
@@ -119,41 +120,6 @@ def user_errors(model: type[BaseModel] | None = None, source: Path | None = None
     except KeyboardInterrupt:
         say("interrupted; the same command continues where this one stopped")
         raise typer.Exit(130) from None
-
-
-def configure_torch(threads: int | None, device: str = "cpu") -> None:
-    """Deterministic algorithms, memory kept for reuse; `threads` CPU threads, or PyTorch's own choice.
-
-    On the CPU an operation without a deterministic algorithm is an error. On an accelerator it is a warning:
-    `kthvalue`, for one, is refused there although its values (not its indices) are deterministic.
-    """
-    # cuBLAS reads this when it is first used
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    keep_freed_memory()
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    # does what `use_deterministic_algorithms(True)` does, without importing the compiler (seconds)
-    torch.set_deterministic_debug_mode("error" if device == "cpu" else "warn")
-    torch.backends.cudnn.benchmark = False
-    # TF32 would round inputs of float32 products to 10 bits
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def choose_device(name: str) -> str:
-    """`name`, or for "auto" the accelerator if there is one; `InputError` if PyTorch cannot use it."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used here: {first_line}") from error
-    return name
 
 
 @contextmanager

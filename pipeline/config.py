@@ -1,7 +1,7 @@
 """The configuration of an experiment: one frozen, strict model per stage.
 
 Everything here changes results and is part of the content keys. What only changes speed (device, threads,
-where a data archive lies) is not: see `pipeline.runtime` and `Prepare.path`.
+where a data archive lies) is not: see `nenni_core.chain.runtime` and `Prepare.path`.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -307,19 +307,9 @@ class Attack(Section):
         Raises `InputError` for values that an attack cannot have.
         """
         from nenni_core.attacks import AttackSpec, attack_kind
+        from nenni_core.attacks.spec import in_order
 
-        left = {name: AttackSpec(name=name, **dict(attack)) for name, attack in sorted(self.attacks.items())}
-        ordered: list[AttackSpec] = []
-        while left:
-            done = {spec.name for spec in ordered}
-            ready = [spec for spec in left.values() if done.issuperset(spec.survivors_of)]
-            if not ready:
-                name, spec = next(iter(left.items()))
-                raise InputError(
-                    f"attacks.{name}.survivors_of is {list(spec.survivors_of)}; "
-                    "expected names of attacks that do not wait for this one"
-                )
-            ordered.append(left.pop(ready[0].name))
+        ordered = in_order(AttackSpec(name=name, **dict(attack)) for name, attack in self.attacks.items())
         for spec in ordered:
             if spec.eot_samples > 1 and not attack_kind(spec).averages:
                 raise InputError(

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from nenni_core.chain.artifacts import DATASET, ModelSpec
 from nenni_core.errors import InputError, unknown_choice
+from nenni_core.files import read_json
 from nenni_core.inject import injectable_layers
-from pipeline.artifacts import DATASET, ModelSpec
 from pipeline.experiment import Experiment
-from pipeline.files import read_json
 
 
 def check_data(experiment: Experiment, prepared: Path) -> None:
@@ -41,7 +41,8 @@ def layer_names(experiment: Experiment, prepared: Path) -> list[str]:
     """The layers that get noise in the experiment's network for the images of `prepared`, in their order."""
     facts = read_json(prepared / DATASET)
     spec = ModelSpec.dense(
-        experiment.pretrain,
+        experiment.pretrain.architecture,
+        experiment.pretrain.defense.model_dump(),
         num_classes=len(facts["class_names"]),
         image_shape=tuple(facts["image_shape"]),
         mean=tuple(facts["mean"]),

@@ -20,21 +20,22 @@ from nenni_core.attacks import AttackError, AttackSpec, adaptive_protocol, attac
 from nenni_core.attacks.adapter import model_device
 from nenni_core.attacks.kinds import check_classes, check_kind_of_model
 from nenni_core.attacks.untouched import frozen_for_evaluation
+from nenni_core.chain.artifacts import Split
+from nenni_core.chain.attack import MASKING, RESULTS
+from nenni_core.chain.runtime import Runtime
 from nenni_core.data import fingerprint, load_dataset, to_float
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, MaskingVerdict, evaluate, masking_probes, verdict_of
 from nenni_core.evaluation.probe import TRIED, is_random
+from nenni_core.files import write_json
 from nenni_core.progress import ProgressCallback
-from pipeline.artifacts import Split
 from pipeline.command_line import choose_device, configure_torch, new_app, progress_display, say, user_errors
 from pipeline.config import DatasetName, Section
 from pipeline.evaluation_display import InAll, table_of
-from pipeline.files import write_json
 from pipeline.networks import NOTHING, Network, find_network, try_out
 from pipeline.provenance import code_digest, commit, library_versions
-from pipeline.runtime import Runtime
-from pipeline.stages.attack import RECORDS, RESULTS
-from pipeline.store import MASKING, SCRATCH
+from pipeline.stages.attack import RECORDS
+from pipeline.store import SCRATCH
 from pipeline.values import Pixels, show_pixels
 
 WIDTH = 110

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nenni_core.files import read_json, write_csv, write_json
 from pipeline.experiment import Experiment
-from pipeline.files import read_json, write_csv, write_json
 from pipeline.store import Entry
 
 Row = dict[str, Any]

@@ -10,11 +10,12 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
+from nenni_core.chain.versions import VERSIONS as CHAIN_VERSIONS
 from pipeline.config import Attack, AttackRun, Section, Simulate, SimulateRun
 from pipeline.defense_choice import DefenseChoice
 from pipeline.experiment import Experiment
 
-VERSIONS = {"prepare": 2, "pretrain": 3, "defend": 1, "distill": 4, "finetune": 4, "attack": 5, "simulate": 2}
+VERSIONS = {**CHAIN_VERSIONS, "defend": 1, "simulate": 2}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from nenni_core.attacks.adapter import check_logits_shape
 from nenni_core.attacks.untouched import frozen_for_evaluation
+from nenni_core.chain.artifacts import ARCHITECTURE, MODEL, ModelSpec, load_spec
 from nenni_core.errors import InputError, unknown_choice
 from nenni_core.evaluation import image_layout
+from nenni_core.files import sha256_of
 from nenni_core.models import MODELS, build_model
-from pipeline.artifacts import ARCHITECTURE, MODEL, ModelSpec, load_spec
-from pipeline.files import sha256_of
 from pipeline.problems import shortened
 from pipeline.store import MANIFEST, CorruptEntryError, read_entry
 

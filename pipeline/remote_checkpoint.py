@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.files import sha256_of
+from nenni_core.files import sha256_of
 from pipeline.remote_files import RemoteFolder
 
 INDEX = "index.json"

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.files import read_json
+from nenni_core.chain.attack import MASKING
+from nenni_core.files import read_json
 from pipeline.keys import canonical_json, stage_seed
 from pipeline.provenance import commit
 from pipeline.runner import Plan
-from pipeline.store import MASKING, Entry
+from pipeline.store import Entry
 
 WEIGHTS = ".safetensors"
 """Suffix of the files that stay in the store; the runs name their SHA-256."""
@@ -69,6 +70,8 @@ def result_tags(entry: Entry) -> dict[str, str]:
         "device": manifest.device,
         "threads": str(manifest.threads),
     }
+    if manifest.imported_from:
+        tags["imported_from"] = manifest.imported_from
     weights = {name: record.sha256 for name, record in manifest.files.items() if name.endswith(WEIGHTS)}
     if weights:
         tags["weights_sha256"] = json.dumps(weights)

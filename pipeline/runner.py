@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nenni_core.chain.runtime import RecordCallback, Runtime, ignore
 from nenni_core.data import fingerprint
 from nenni_core.progress import labelled
 from pipeline.attempt import Work
@@ -23,7 +24,6 @@ from pipeline.keys import (
     upstream,
 )
 from pipeline.provenance import library_versions
-from pipeline.runtime import RecordCallback, Runtime, ignore
 from pipeline.store import Entry, Manifest, Store
 
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nenni_core.chain.artifacts import DATASET
+from nenni_core.chain.runtime import Runtime
 from nenni_core.errors import InputError
+from nenni_core.files import read_json
 from nenni_core.statistics import wilson_interval
-from pipeline.artifacts import DATASET
 from pipeline.config import Attack, FineTune, Ratio, Simulate
 from pipeline.data_check import layer_names
 from pipeline.experiment import Experiment, ExperimentSet
-from pipeline.files import read_json
 from pipeline.keys import canonical_json
 from pipeline.pareto import Score
 from pipeline.runner import Plan, ensure, plan
-from pipeline.runtime import Runtime
 from pipeline.store import Entry, Store
 
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from nenni_core.files import write_atomically, write_csv
 from pipeline.experiment import ExperimentSet
-from pipeline.files import write_atomically, write_csv
 from pipeline.pareto import Score, front, hypervolume
 from pipeline.search import Choice, Found, Search
 from pipeline.values import read_yaml

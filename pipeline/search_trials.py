@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
+from nenni_core.chain.runtime import Runtime
 from nenni_core.errors import InputError
 from nenni_core.progress import ProgressCallback
 from nenni_core.randomness import derive_seed
@@ -26,7 +27,6 @@ from pipeline.command_line import configure_torch, say, silence_telemetry
 from pipeline.keys import canonical_json
 from pipeline.problems import shortened
 from pipeline.ray_session import cluster
-from pipeline.runtime import Runtime
 from pipeline.search import Choice, SamplerName, Search
 from pipeline.search_results import Results, Trial
 from pipeline.store import Store, open_store

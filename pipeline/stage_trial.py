@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nenni_core.chain.runtime import Runtime
 from nenni_core.data import default_cache_dir
 from nenni_core.errors import InputError
 from pipeline.command_line import (
@@ -26,7 +27,6 @@ from pipeline.provenance import Commit, assume_commit
 from pipeline.remote_files import RemoteStoreError
 from pipeline.remote_store import CACHE_VARIABLE
 from pipeline.runner import Plan, Unobserved, ensure_one
-from pipeline.runtime import Runtime
 from pipeline.store import Entry, Store, open_store
 from pipeline.sweep_records import LOGS, SWEEPS
 

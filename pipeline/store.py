@@ -13,7 +13,8 @@ of and their checksums. The store is the truth: a stage is done if and only if i
 `open_store` opens one by the name that a user gives it: a folder, also on NFS, or a URL, whose store works in
 a local folder and keeps the finished entries at the URL (`pipeline.remote_store`).
 
-`python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store.
+`python -m pipeline.store ls|verify|gc` lists, verifies and tidies a store; `import` adds results to it that
+were computed elsewhere.
 """
 
 import errno
@@ -29,19 +30,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nenni_core.chain.runtime import SCRATCH
+from nenni_core.chain.speed import TIMING
 from nenni_core.errors import InputError
+from nenni_core.files import sha256_of, sync_file, sync_folder, write_json
 from pipeline.experiment import STAGES
-from pipeline.files import sha256_of, sync_file, sync_folder, write_json
 from pipeline.keys import canonical_json
 from pipeline.locks import BusyError, locked_file
 
 MANIFEST = "manifest.json"
-SCRATCH = "checkpoint"
-"""Sub-folder of an unfinished entry for what a stage needs to continue; not part of the result."""
-MASKING = "masking.json"
-"""File of an attack's entry with the verdict on gradient masking."""
-TIMING = "timing.json"
-"""File of an entry that may differ between two equal computations (seconds, not results)."""
 
 
 class FileRecord(BaseModel):
@@ -84,6 +81,8 @@ class Manifest(BaseModel):
     """Wall time of all processes that worked on it (see `pipeline.attempt`)."""
     resumed: bool
     """Whether an earlier process had begun it."""
+    imported_from: str = ""
+    """Name of the device that computed it, where that was not the pipeline (`pipeline.imports`)."""
     checksum: str = ""
     """SHA-256 of the canonical JSON of all other fields."""
 
@@ -96,7 +95,16 @@ class Manifest(BaseModel):
         return self.checksum == self._checksum()
 
     def _checksum(self) -> str:
-        return sha256(canonical_json(self.model_dump(exclude={"checksum"})).encode()).hexdigest()
+        values = self.content()
+        del values["checksum"]
+        return sha256(canonical_json(values).encode()).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """What is written: fields that came later only where they say something, as older entries are."""
+        values = self.model_dump()
+        if not self.imported_from:
+            del values["imported_from"]
+        return values
 
     @property
     def digest(self) -> str:
@@ -325,7 +333,7 @@ class Store:
                 sha256=sha256_of(file), size=file.stat().st_size
             )
         complete = manifest.model_copy(update={"files": files}).sealed()
-        write_json(path / MANIFEST, complete.model_dump())
+        write_json(path / MANIFEST, complete.content())
         return self._publish(stage, key)
 
     def _publish(self, stage: str, key: str) -> Entry:

@@ -1,4 +1,4 @@
-"""`python -m pipeline.store ls|verify|gc`: look at a store, check it, tidy it."""
+"""`python -m pipeline.store ls|verify|gc|import`: look at a store, check it, tidy it, add to it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nenni_core.errors import InputError
-from pipeline.command_line import StoreOption, new_app, say, user_errors
+from pipeline.command_line import StoreOption, TrackingOption, new_app, say, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.locations import store_location
 from pipeline.runner import plan
@@ -18,7 +18,7 @@ ParamsNamingStore = Annotated[
     Path | None, typer.Option("--params", help="Parameter file that may name the store.")
 ]
 
-app = new_app("Look at the store of finished stages, check it, tidy it.")
+app = new_app("Look at the store of finished stages, check it, tidy it, add to it.")
 
 
 def main() -> None:
@@ -89,6 +89,30 @@ def gc(
             say(f"{'removed' if delete else 'would remove'} {path_or_url}")
         if removed and not delete:
             say("nothing was removed; --delete does it")
+
+
+@app.command("import")
+def import_results(
+    folder: Annotated[Path, typer.Argument(help="What benchmarks.paper_scale wrote.")],
+    store: StoreOption = None,
+    tracking_uri: TrackingOption = None,
+    tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
+) -> None:
+    """Make entries, and tracked runs, of stages that benchmarks.paper_scale has computed."""
+    from pipeline.imports import PARAMETERS, import_chain
+    from pipeline.tracking import Tracker
+    from pipeline.tracking_commands import record_plans
+
+    with user_errors(ExperimentSet, folder / PARAMETERS):
+        parameters = load_parameters(folder / PARAMETERS)
+        opened = open_store(store_location(store, parameters.store), say)
+        plans = import_chain(folder, parameters, opened, say)
+        if tracking:
+            tracker = Tracker(parameters.tracking, plans, store=opened, uri=tracking_uri)
+            for line in record_plans(plans, opened, tracker):
+                say(f"not there yet: {line}")
+            if tracker.has_failed:
+                raise typer.Exit(1)
 
 
 def _opened(store: str | None, params: Path | None) -> Store:

@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nenni_core.chain.runtime import RecordCallback
+from nenni_core.files import read_json
 from pipeline.command_line import say
 from pipeline.config import Tracking
-from pipeline.files import read_json
 from pipeline.keys import canonical_json, stage_config
 from pipeline.locations import tracking_location
 from pipeline.mlflow_backend import connect, exclusive, experiment_id
 from pipeline.run_tags import WEIGHTS, flatten, result_tags, stage_tags
 from pipeline.runner import Plan
-from pipeline.runtime import RecordCallback
 from pipeline.store import TIMING, Entry, Store
 
 if TYPE_CHECKING:

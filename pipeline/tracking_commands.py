@@ -66,6 +66,11 @@ def sync(
             raise typer.Exit(1)
 
 
+def record_plans(plans: list[Plan], store: Store, tracker: Tracker) -> list[str]:
+    """Record what the store has of `plans`; names of what it does not have, in the order of the stages."""
+    return _record(_of_plans(plans), store, tracker)
+
+
 def _of_plans(plans: list[Plan]) -> Iterator[tuple[str, Plan]]:
     return ((stage, planned) for planned in plans for stage in planned.experiment.stages)
 

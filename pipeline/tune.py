@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from nenni_core.chain.runtime import Runtime
 from pipeline.command_line import (
     Params,
     StoreOption,
@@ -27,7 +28,6 @@ from pipeline.locations import absolute_location, store_location
 from pipeline.locks import locked_file
 from pipeline.ray_session import set_environment
 from pipeline.runner import Unobserved, ensure, plan
-from pipeline.runtime import Runtime
 from pipeline.search import (
     STEPS,
     UNIFORM,

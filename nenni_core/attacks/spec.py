@@ -1,6 +1,7 @@
 """What an attack is allowed to do: one frozen record per attack of a protocol."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,3 +84,23 @@ class AttackSpec:
             raise InputError(
                 f"attack {self.name}: gradient is {self.gradient!r}, expected 'blocked' or 'straight_through'"
             )
+
+
+def in_order(attacks: Iterable[AttackSpec]) -> list[AttackSpec]:
+    """The attacks by name, so that the order in which they are given changes nothing; after those they name.
+
+    Raises `InputError` for attacks that wait for each other, or for one that is not there.
+    """
+    left = {spec.name: spec for spec in sorted(attacks, key=lambda spec: spec.name)}
+    ordered: list[AttackSpec] = []
+    while left:
+        done = {spec.name for spec in ordered}
+        ready = [spec for spec in left.values() if done.issuperset(spec.survivors_of)]
+        if not ready:
+            name, spec = next(iter(left.items()))
+            raise InputError(
+                f"attacks.{name}.survivors_of is {list(spec.survivors_of)}; "
+                "expected names of attacks that do not wait for this one"
+            )
+        ordered.append(left.pop(ready[0].name))
+    return ordered

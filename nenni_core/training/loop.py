@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -14,6 +15,7 @@ from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.errors import InputError, TrainingDiverged
+from nenni_core.inject import injected_layers
 from nenni_core.modes import eval_mode, kept_modes, kept_streams
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import derive_seed, make_generator, set_noise
@@ -82,6 +84,7 @@ def train(
     defense: Defense = ADVERSARIAL_TRAINING,
     on_progress: ProgressCallback = silent,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    compiled: bool = False,
 ) -> TrainingResult:
     """Train `model` in place, in train mode, on the device of its parameters.
 
@@ -97,7 +100,8 @@ def train(
     after the last whole one, to the bits of an uninterrupted run; once finished, it returns at once.
     `model` must then come with the weights that it had at the first start. `on_progress` counts the
     batches of all epochs, validation included; `on_epoch` gets the record of each epoch that this call
-    trained, after its checkpoint is on the disk.
+    trained, after its checkpoint is on the disk. Both may raise to stop the training. `compiled` fuses the
+    operations of a network without injected noise by `torch.compile`, which rounds differently.
 
     Raises `InputError` for unusable data or a `checkpoint_dir` of another run, and `TrainingDiverged` for a
     loss, weight or statistic that is NaN or infinite; no checkpoint is written of such an epoch.
@@ -111,7 +115,15 @@ def train(
     _check_data("validation", model, validation_images, validation_labels, recipe)
     with kept_streams(model), kept_modes(model):
         run = _Run(
-            model, train_images, train_labels, validation_images, validation_labels, recipe, seed, defense
+            model,
+            train_images,
+            train_labels,
+            validation_images,
+            validation_labels,
+            recipe,
+            seed,
+            defense,
+            compiled,
         )
         expected: dict[str, object] = {}
         if checkpoint_dir is not None:
@@ -182,6 +194,7 @@ class _Run:
         recipe: Recipe,
         seed: int,
         defense: Defense,
+        compiled: bool,
     ) -> None:
         device = next(model.parameters()).device
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
@@ -200,6 +213,11 @@ class _Run:
             weight_decay=recipe.weight_decay,
         )
         set_noise(model, "training", seed)
+        # Injected layers choose neurons in Python and keep kernels between calls: each would break the graph.
+        # Shapes are marked as fixed: there are two, the full batch and the last one.
+        fuse = compiled and not injected_layers(model)
+        self.network = cast(nn.Module, torch.compile(model, dynamic=False)) if fuse else model
+        """The model as it is called: it shares everything with `model`."""
         self.generators = {
             name: make_generator(seed, name, device=device)
             for name in ("shuffling", "augmentation", "attack")
@@ -226,7 +244,7 @@ class _Run:
 
         loss, accuracy = self._train(epoch, advance)
         clean, robust = validate(
-            self.model,
+            self.network,
             self.data["validation_images"],
             self.data["validation_labels"],
             self.recipe,
@@ -263,7 +281,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, logits = training_step(
-                self.model,
+                self.network,
                 self.optimizer,
                 x,
                 y,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nenni_core.chain.runtime import RecordCallback, Runtime
 from pipeline.command_line import (
     Params,
     StoreOption,
@@ -25,7 +26,6 @@ from pipeline.exports import Folders, Result, export
 from pipeline.locations import store_location
 from pipeline.provenance import code_digest
 from pipeline.runner import Observer, Plan, Unobserved, ensure, plan
-from pipeline.runtime import RecordCallback, Runtime
 from pipeline.store import Entry, Store, open_store
 from pipeline.tracking import Tracker
 
@@ -54,6 +54,9 @@ def stage_app(stage: str) -> typer.Typer:
         tracking_uri: TrackingOption = None,
         device: Annotated[str, typer.Option(help="cpu, cuda, ..., or auto.")] = "auto",
         threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+        compiled: Annotated[
+            bool, typer.Option("--compile", help="torch.compile for training networks without noise.")
+        ] = False,
         tracking: Annotated[bool, typer.Option(help="Record the runs in MLflow.")] = True,
         recompute: Annotated[
             bool, typer.Option(help="Compute this stage again although it is stored.")
@@ -62,7 +65,7 @@ def stage_app(stage: str) -> typer.Typer:
         with user_errors(ExperimentSet, params):
             chosen = choose_device(device)
             configure_torch(threads, chosen)
-            runtime = Runtime(device=chosen)
+            runtime = Runtime(device=chosen, compile=compiled)
             parameters = load_parameters(params)
             run_set(
                 stage,

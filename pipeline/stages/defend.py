@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from nenni_core.chain.artifacts import load_model, load_prepared, load_spec, save_model
+from nenni_core.chain.learning import fit, history_rows, summary
+from nenni_core.chain.runtime import Runtime
 from nenni_core.randomness import derive_seed
 from pipeline import figures
-from pipeline.artifacts import load_model, load_prepared, load_spec, save_model
 from pipeline.config import Pretrain
-from pipeline.learning import fit, history_rows, summary
-from pipeline.runtime import Runtime
 
 
 def run(

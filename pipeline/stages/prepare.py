@@ -1,42 +1,32 @@
-"""Stage `prepare`: the data set as plain arrays with a manifest, split into train, validation and test.
-
-Writes `arrays.safetensors` (images uint8, labels int64) and `dataset.json` (class names, counts, channel
-statistics, where the data is from, SHA-256 of each array).
-"""
+"""Stage `prepare`: the data set as plain arrays with a manifest (`nenni_core.chain.prepare`)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from nenni_core.data import load_dataset, split_validation, subset
-from pipeline.artifacts import save_prepared
+from nenni_core.chain.prepare import PrepareSettings, prepare
+from nenni_core.chain.runtime import Runtime
 from pipeline.config import Prepare
-from pipeline.runtime import Runtime
+
+
+def settings_of(config: Prepare) -> PrepareSettings:
+    """What the stage reads of its section."""
+    return PrepareSettings(
+        dataset=config.dataset,
+        train_images=config.train_images,
+        test_images=config.test_images,
+        validation_images=config.validation_images,
+    )
 
 
 def run(
     config: Prepare, inputs: Mapping[str, Path], out: Path, *, seed: int, runtime: Runtime
 ) -> dict[str, float]:
-    """Load, limit and split the data set; `seed` is the split's.
+    """Load, limit and split the data set; `seed` is the split's. Raises `InputError`."""
+    return prepare(settings_of(config), inputs, out, seed=seed, runtime=runtime)
 
-    Raises `InputError` if the data is missing or damaged, or has fewer images than asked for.
-    """
-    raw = load_dataset(
-        config.dataset,
-        path=runtime.data_path,
-        on_progress=runtime.progress,
-    )
-    if config.train_images is not None:
-        chosen = subset(raw.train_labels, config.train_images, seed)
-        raw = replace(raw, train_images=raw.train_images[chosen], train_labels=raw.train_labels[chosen])
-    if config.test_images is not None:
-        chosen = subset(raw.test_labels, config.test_images, seed)
-        raw = replace(raw, test_images=raw.test_images[chosen], test_labels=raw.test_labels[chosen])
-    train, validation = split_validation(raw.train_labels, config.validation_images, seed)
-    counts = save_prepared(out, raw, train, validation)
-    return {f"images/{split}": float(count) for split, count in counts.items()} | {
-        "classes": float(raw.num_classes)
-    }
+
+def draw(out: Path) -> None:
+    """There is no picture of it."""
 
 
 if __name__ == "__main__":

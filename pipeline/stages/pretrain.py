@@ -1,18 +1,21 @@
-"""Stage `pretrain`: the dense teacher, trained from fresh weights by the chosen defence.
-
-Writes `best.safetensors` (most robust on the held-out slice), `last.safetensors`, `model.json`,
-`history.json` and `.csv`, and `learning_curve.png`.
-"""
+"""Stage `pretrain`: the dense teacher (`nenni_core.chain.pretrain`), and `learning_curve.png`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from nenni_core.randomness import derive_seed
+from nenni_core.chain.learning import HISTORY
+from nenni_core.chain.pretrain import PretrainSettings, pretrain
+from nenni_core.chain.runtime import Runtime
+from nenni_core.files import read_json
 from pipeline import figures
-from pipeline.artifacts import ModelSpec, load_prepared, save_model
 from pipeline.config import Pretrain
-from pipeline.learning import fit, history_rows, summary
-from pipeline.runtime import Runtime
+
+
+def settings_of(config: Pretrain) -> PretrainSettings:
+    """What the stage reads of its section."""
+    return PretrainSettings(
+        architecture=config.architecture, defense=config.defense.model_dump(), recipe=config.recipe()
+    )
 
 
 def run(
@@ -22,22 +25,14 @@ def run(
 
     Raises `TrainingDiverged` if the loss is no longer finite.
     """
-    data = load_prepared(inputs["prepare"])
-    spec = ModelSpec.dense(
-        config,
-        num_classes=data.num_classes,
-        image_shape=data.image_shape,
-        mean=data.mean,
-        std=data.std,
-    )
-    model = spec.build(derive_seed(seed, "pretrain", "weights")).to(runtime.device)
-    defense = config.defense.defense()
-    result = fit(
-        model, data, config.recipe(), defense, out, seed=derive_seed(seed, "pretrain"), runtime=runtime
-    )
-    save_model(out, spec, {"best.safetensors": result.best, "last.safetensors": result.last})
-    figures.learning_curve(history_rows(result), out / "learning_curve.png")
-    return summary(result)
+    metrics = pretrain(settings_of(config), inputs, out, seed=seed, runtime=runtime)
+    draw(out)
+    return metrics
+
+
+def draw(out: Path) -> None:
+    """Add the picture to an output that has everything else."""
+    figures.learning_curve(read_json(out / HISTORY), out / "learning_curve.png")
 
 
 if __name__ == "__main__":

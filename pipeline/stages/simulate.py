@@ -21,16 +21,16 @@ from hwsim.layers import Layer
 from hwsim.masks import Mask, Pattern, random_mask, save_masks, unpack
 from hwsim.sweep import FIGURES, Noise, Origin, Point, can_run, sweep
 from hwsim.technology import load_technology
+from nenni_core.chain.artifacts import MODEL, Split, load_model, load_prepared, load_spec
+from nenni_core.chain.runtime import Runtime
 from nenni_core.errors import InputError
+from nenni_core.files import write_csv, write_json
 from nenni_core.inject import injected_layers
 from nenni_core.injection import Injection
 from nenni_core.masks import masks, pack_mask
 from nenni_core.randomness import derive_seed, set_noise
 from nenni_core.shapes import layer_shapes
-from pipeline.artifacts import MODEL, Split, load_model, load_prepared, load_spec
 from pipeline.config import SimulateRun
-from pipeline.files import write_csv, write_json
-from pipeline.runtime import Runtime
 
 MASKS, SIMULATION = "masks.safetensors", "simulation.json"
 PER_LAYER = "by layer"

@@ -87,9 +87,11 @@ def test_a_device_that_is_not_there_is_an_input_error() -> None:
 def torch_settings() -> Iterator[None]:
     """PyTorch's global settings as they were."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(threads)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @pytest.mark.usefixtures("torch_settings")
@@ -100,3 +102,4 @@ def test_torch_is_made_deterministic() -> None:
     assert torch.get_deterministic_debug_mode() == 1  # a warning
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == 1
+    assert not torch.utils.deterministic.fill_uninitialized_memory

@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from nenni_core.bitops import bitops
+from nenni_core.chain.artifacts import load_model, load_spec
 from nenni_core.defenses import DEFENSES
+from nenni_core.files import read_json
 from nenni_core.inject import injected_layers
 from nenni_core.randomness import noise_streams
-from pipeline.artifacts import load_model, load_spec
 from pipeline.experiment import ExperimentSet
-from pipeline.files import read_json
 from pipeline.keys import stage_keys
 from pipeline.problems import describe
 from pipeline.runner import ensure

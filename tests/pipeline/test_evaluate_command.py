@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from nenni_core.attacks import AttackSpec, adaptive_protocol, paper_protocol
 from nenni_core.data import fingerprint, load_dataset, subset
 from nenni_core.evaluation import evaluate, masking_probes, verdict_of
+from nenni_core.files import sha256_of
 from pipeline import evaluate as module
 from pipeline.evaluate import applicable
 from pipeline.evaluation_display import IN_ALL, InAll, table_of
-from pipeline.files import sha256_of
 from pipeline.networks import find_network
 from pipeline.store import SCRATCH
 

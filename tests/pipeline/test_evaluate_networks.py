@@ -10,11 +10,11 @@ from evaluate_call import ADAPTIVE, call
 from safetensors.torch import save_file
 from torch import nn
 
+from nenni_core.chain.artifacts import ModelSpec, save_model
+from nenni_core.files import sha256_of
 from nenni_core.inject import inject
 from nenni_core.injection import Injection
 from nenni_core.models import build_model
-from pipeline.artifacts import ModelSpec, save_model
-from pipeline.files import sha256_of
 from pipeline.networks import find_network
 
 pytestmark = pytest.mark.usefixtures("own_models")

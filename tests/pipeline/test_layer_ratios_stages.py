@@ -13,14 +13,14 @@ from tiny_experiment import TINY
 from hwsim.layers import Layer
 from hwsim.masks import load_masks
 from nenni_core.bitops import bitops
+from nenni_core.chain.artifacts import MODEL, ModelSpec, load_model, load_prepared
+from nenni_core.chain.finetune import BITOPS
 from nenni_core.errors import InputError
+from nenni_core.files import read_json
 from nenni_core.inject import injected_layers
 from nenni_core.shapes import layer_shapes
-from pipeline.artifacts import MODEL, ModelSpec, load_model, load_prepared
 from pipeline.data_check import layer_names
-from pipeline.files import read_json
 from pipeline.runner import Plan, ensure, plan
-from pipeline.stages.finetune import BITOPS
 from pipeline.stages.simulate import MASKS, SIMULATION
 from pipeline.store import Store
 

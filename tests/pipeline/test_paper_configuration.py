@@ -14,11 +14,11 @@ from nenni_core.attacks import (
     pgd_grid,
     settings_of,
 )
+from nenni_core.chain.runtime import Runtime
 from nenni_core.evaluation import masking_probes
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.keys import stage_keys
 from pipeline.runner import ensure
-from pipeline.runtime import Runtime
 from pipeline.store import Store
 from pipeline.values import read_yaml
 

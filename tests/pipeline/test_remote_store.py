@@ -15,8 +15,8 @@ from manifests import KEY, manifest
 from remote_places import Machine, Place, fill
 from typer.testing import CliRunner
 
+from nenni_core.files import sha256_of
 from pipeline import remote_store
-from pipeline.files import sha256_of
 from pipeline.remote_files import RemoteFolder, RemoteStoreError
 from pipeline.remote_store import RemoteStore
 from pipeline.store import MANIFEST, SCRATCH, TIMING, Store, open_store, read_entry

@@ -16,13 +16,13 @@ from manifests import KEY
 from remote_places import Machine, Place, fill
 from stored_stages import plans_of
 
+from nenni_core.chain.runtime import Runtime
 from pipeline import remote_store
 from pipeline.attempt import Work
 from pipeline.experiment import STAGES
 from pipeline.remote_files import RemoteFolder, RemoteStoreError
 from pipeline.remote_store import RemoteStore
 from pipeline.runner import Plan, ensure
-from pipeline.runtime import Runtime
 from pipeline.store import SCRATCH, Store
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from stored_stages import plans_of
 
+from nenni_core.chain.runtime import RecordCallback, Runtime
 from nenni_core.errors import InputError
 from pipeline import attempt
 from pipeline.experiment import STAGES
 from pipeline.runner import Plan, ensure
-from pipeline.runtime import RecordCallback, Runtime
 from pipeline.store import SCRATCH, Entry, Store
 
 

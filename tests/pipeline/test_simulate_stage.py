@@ -19,14 +19,14 @@ from hwsim.masks import load_masks
 from hwsim.simulate import simulate_network
 from hwsim.sweep import FIGURES
 from hwsim.technology import load_technology
+from nenni_core.chain.artifacts import load_model, load_prepared
+from nenni_core.chain.runtime import Runtime
+from nenni_core.files import read_json
 from nenni_core.masks import mask_densities
 from nenni_core.shapes import layer_shapes
-from pipeline.artifacts import load_model, load_prepared
 from pipeline.experiment import ExperimentSet
-from pipeline.files import read_json
 from pipeline.keys import stage_config, stage_keys, stage_section, stages_before
 from pipeline.runner import Plan, ensure
-from pipeline.runtime import Runtime
 from pipeline.stages import simulate
 from pipeline.stages.command import stage_app
 from pipeline.stages.simulate import MASKS, SIMULATION

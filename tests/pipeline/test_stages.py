@@ -15,18 +15,18 @@ from tiny_experiment import TINY
 from typer.testing import CliRunner
 
 from nenni_core.bitops import bitops
+from nenni_core.chain.artifacts import ARRAYS, array_digest, load_model, load_prepared
+from nenni_core.chain.runtime import Runtime
 from nenni_core.data import load_dataset
 from nenni_core.evaluation import evaluate
+from nenni_core.files import read_json
 from nenni_core.inject import injected_layers
 from nenni_core.masks import mask_densities
 from nenni_core.statistics import wilson_interval
-from pipeline.artifacts import ARRAYS, array_digest, load_model, load_prepared
 from pipeline.command_line import configure_torch
 from pipeline.exports import Folders, Result, export
-from pipeline.files import read_json
 from pipeline.run_tags import result_tags
 from pipeline.runner import Plan, ensure
-from pipeline.runtime import Runtime
 from pipeline.stages.command import stage_app
 from pipeline.store import TIMING, Entry, Store
 
@@ -116,6 +116,7 @@ def test_distill_leaves_the_teacher_as_it_was(entries: dict[str, Entry]) -> None
         "layers.json",
         "layers.csv",
         "distillation.png",
+        TIMING,
     }
     teacher = load_model(entries["pretrain"].path, "best.safetensors").state_dict()
     noisy = load_model(entry.path)
@@ -166,9 +167,26 @@ def test_attack_results_are_means_of_its_records(entries: dict[str, Entry], name
     )
     assert results["attacks"]["fgsm"]["spec"]["eps"] == 8 / 255
     assert "seconds" not in json.dumps(results)
-    assert set(read_json(entry.path / TIMING)) == {
-        f"seconds/{c}" for c in ("clean", "fgsm", "pgd20_straight_through")
-    }
+    timing = read_json(entry.path / TIMING)
+    for column in ("clean", "fgsm", "pgd20_straight_through"):
+        attacked = results["attacks"].get(column, {"attacked": 12})["attacked"]
+        # both are rounded to thousandths
+        low, high = (timing[f"seconds/{column}"] + error for error in (-0.0006, 0.0006))
+        assert attacked / high - 0.001 <= timing[f"images_per_second/{column}"]
+        assert low <= 0 or timing[f"images_per_second/{column}"] <= attacked / low + 0.001
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune", "attack"])
+def test_speed_and_memory_are_kept_beside_the_results(entries: dict[str, Entry], stage: str) -> None:
+    timing = read_json(entries[stage].path / TIMING)
+    weights = sum(file.size for file in entries["pretrain"].manifest.files.values())
+    assert timing["peak_memory_bytes"] > weights
+    assert any(name.startswith("images_per_second") for name in timing)
+    if stage in ("pretrain", "finetune"):
+        seconds = sum(timing["seconds/epoch"])
+        assert timing["images_per_second"] == pytest.approx(
+            36 * len(timing["seconds/epoch"]) / seconds, rel=0.05
+        )
 
 
 def test_the_attack_is_on_the_model_of_the_variant(entries: dict[str, Entry], plans: list[Plan]) -> None:

@@ -1,5 +1,7 @@
 """The store: all of an entry or nothing, whatever happens in between."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from manifests import KEY, manifest
 
+from pipeline.keys import canonical_json
 from pipeline.locks import BusyError
 from pipeline.store import MANIFEST, SCRATCH, TIMING, CorruptEntryError, Entry, Store, read_entry
 
@@ -287,3 +290,23 @@ def test_who_comes_second_without_a_lock_takes_what_is_there(tmp_path: Path) -> 
     assert [(entry.path / "data.txt").read_text() for entry in entries] == ["first", "first"]
     assert entries[0].manifest == entries[1].manifest
     assert store.unfinished() == []
+
+
+def test_entries_from_before_there_were_imports_stay_as_they_are(tmp_path: Path) -> None:
+    """Of an entry of the pipeline nothing is said that older entries do not say; an imported one says it."""
+    store = Store(tmp_path)
+    path = fill(store).path / MANIFEST
+    values = json.loads(path.read_text())
+    assert "imported_from" not in values
+    rest = {name: value for name, value in values.items() if name != "checksum"}
+    assert values["checksum"] == hashlib.sha256(canonical_json(rest).encode()).hexdigest()
+
+    out = store.begin("pretrain", "b" * 64)
+    (out / "model.bin").write_bytes(b"weights")
+    store.commit(manifest("b" * 64, imported_from="a GPU"))
+    again = Store(tmp_path).find("pretrain", "b" * 64)
+    assert again is not None
+    assert again.manifest.imported_from == "a GPU"
+    changed = again.path / MANIFEST
+    changed.write_text(changed.read_text().replace("a GPU", "a CPU"))
+    assert Store(tmp_path).find("pretrain", "b" * 64) is None

@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nenni_core.data import RawDataset, channel_statistics, subset, to_float
+from nenni_core.defenses import Defense, make_defense
+from nenni_core.files import read_json, write_json
 from nenni_core.inject import inject, set_layer_ratios
 from nenni_core.injection import Injection
 from nenni_core.models import build_model
-from pipeline.config import Pretrain
-from pipeline.defense_choice import DefenseChoice
-from pipeline.files import read_json, write_json
 
 ARRAYS, DATASET, MODEL, ARCHITECTURE = "arrays.safetensors", "dataset.json", "model.safetensors", "model.json"
 SPLITS = ("train", "validation", "test")
@@ -151,6 +150,14 @@ def load_prepared(folder: Path) -> Prepared:
     )
 
 
+def defense_of(values: Mapping[str, Any]) -> Defense:
+    """The defence of `kind` and hyperparameters as JSON has them; `InputError` for what it cannot have."""
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return make_defense(settings.pop("kind"), **settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """All that is needed to build the network that a file of weights belongs to."""
@@ -171,19 +178,20 @@ class ModelSpec:
     @classmethod
     def dense(
         cls,
-        config: Pretrain,
+        architecture: str,
+        defense: Mapping[str, Any],
         *,
         num_classes: int,
         image_shape: tuple[int, int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> "ModelSpec":
-        """The network that `config` trains; `image_shape` is (channels, height, width), square."""
+        """The network that `defense` (`kind` and hyperparameters) trains; `image_shape` is square."""
         channels, height, width = image_shape
         assert height == width, "data sets have square images"
         return cls(
-            name=config.architecture,
-            defense=config.defense.model_dump(),
+            name=architecture,
+            defense=dict(defense),
             num_classes=num_classes,
             in_channels=channels,
             image_size=height,
@@ -202,7 +210,7 @@ class ModelSpec:
             std=self.std,
             seed=seed,
         )
-        model = DefenseChoice(**self.defense).defense().wrap(model, seed, self.image_shape)
+        model = defense_of(self.defense).wrap(model, seed, self.image_shape)
         if self.injection is None:
             return model
         model = inject(model, self.injection)

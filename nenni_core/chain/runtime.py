@@ -1,11 +1,13 @@
-"""What changes how fast a stage runs and what it shows, never its result: no part of any key."""
+"""What changes how fast a stage runs and what it shows, never what its result is: no part of any key."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nenni_core.progress import ProgressCallback, silent
-from pipeline.store import SCRATCH
+
+SCRATCH = "checkpoint"
+"""Sub-folder of an unfinished output for what a stage needs to continue; not part of the result."""
 
 RecordCallback = Callable[[Mapping[str, float], int], None]
 """Called with (values by name, step) while a stage runs, for live curves."""
@@ -27,6 +29,9 @@ class Runtime:
     """Told of every finished epoch."""
     data_path: Path | None = None
     """Local archive or folder of the data set, instead of a download."""
+    compile: bool = False
+    """Whether `torch.compile` fuses the operations of networks without injected noise while they are trained.
+    It rounds differently, as another device does."""
 
     @property
     def device_kind(self) -> str:

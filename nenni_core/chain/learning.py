@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import nn
 
+from nenni_core.chain.artifacts import Prepared
+from nenni_core.chain.runtime import Runtime
+from nenni_core.chain.speed import Gauge
 from nenni_core.defenses import Defense
+from nenni_core.files import write_csv, write_json
 from nenni_core.training import EpochRecord, Recipe, TrainingResult, train
-from pipeline.artifacts import Prepared
-from pipeline.files import write_csv, write_json
-from pipeline.runtime import Runtime
-from pipeline.store import TIMING
 
 HISTORY = "history.json"
 CURVE = "history.csv"
@@ -34,10 +34,14 @@ def fit(
     seed: int,
     runtime: Runtime,
 ) -> TrainingResult:
-    """Train `model` in place and write `history.json`, `history.csv` and the seconds of each epoch.
+    """Train `model` in place and write `history.json`, `history.csv` and `timing.json`.
+
+    Its images per second are those that were trained on; the seconds have the validation in them.
 
     Continues from the checkpoint of an interrupted process in `out`. Raises `TrainingDiverged`.
     """
+
+    gauge = Gauge(runtime.device)
 
     def on_epoch(record: EpochRecord) -> None:
         values = record_values(record)
@@ -55,25 +59,28 @@ def fit(
         defense=defense,
         on_progress=runtime.progress,
         on_epoch=on_epoch,
+        compiled=runtime.compile,
     )
     rows = history_rows(result)
     write_json(out / HISTORY, rows)
     write_csv(out / CURVE, COLUMNS, rows)
-    write_json(out / TIMING, {"seconds/epoch": [round(record.seconds, 3) for record in result.history]})
+    seconds = [record.seconds for record in result.history]
+    images = len(seconds) * len(data.train.labels)
+    gauge.write(out, {"seconds/epoch": seconds, "images_per_second": images / sum(seconds)})
     return result
 
 
-def history_rows(result: TrainingResult) -> list[dict[str, float]]:
+def history_rows(result: TrainingResult) -> list[dict[str, float | int]]:
     """`record_values` of every epoch."""
     return [record_values(record) for record in result.history]
 
 
-def record_values(record: EpochRecord) -> dict[str, float]:
+def record_values(record: EpochRecord) -> dict[str, float | int]:
     """What an epoch did, without how long it took."""
     return {name: getattr(record, name) for name in COLUMNS}
 
 
-def summary(result: TrainingResult) -> dict[str, float]:
+def summary(result: TrainingResult) -> dict[str, float | int]:
     """The last epoch's numbers, and those of the epoch that gave the best checkpoint."""
     rows = history_rows(result)
     best = rows[result.best_epoch - 1]

@@ -1,0 +1,149 @@
+"""The benchmark at paper scale: what it computes, that it needs no more than PyTorch, its arithmetic."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_chain import write_cifar
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks import paper_scale
+from benchmarks.chain_plan import Step, paper_chain
+from benchmarks.chain_work import network_macs, stage_flop, training_passes
+from benchmarks.gpu_peaks import bf16_peak
+from nenni_core.data import Extent
+from nenni_core.models import build_model
+from nenni_core.training import Recipe, train
+from pipeline.experiment import ExperimentSet, load_parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_bare_pytorch_image_is_enough(tmp_path: Path) -> None:
+    """All of `nenni_core` is imported, and a whole chain computed, where nothing else is installed."""
+    folder = write_cifar(tmp_path)
+    child = Path(__file__).with_name("bare_child.py")
+    result = subprocess.run(
+        [sys.executable, str(child), str(folder), str(tmp_path / "out")],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.strip() == "nothing else 8"
+
+
+def test_it_is_the_papers_configuration_but_for_what_is_said() -> None:
+    """paper/params.yaml, with the departures that `paper_chain` names."""
+    paper = load_parameters(ROOT / "paper" / "params.yaml")
+    here = ExperimentSet.model_validate(paper_chain(epochs=200, images=None).parameters("there"))
+
+    def differing(section: str) -> set[str]:
+        there, own = (getattr(each, section).model_dump() for each in (paper, here))
+        return {name for name in there if there[name] != own[name]}
+
+    assert differing("prepare") == {"path"}
+    assert differing("pretrain") == {"precision", "defense"}  # the table's other defences
+    assert here.pretrain.defense == paper.pretrain.defense[:1]
+    assert differing("distill") == {"solver"}
+    assert differing("finetune") == {"precision", "ratio", "pattern", "defenses"}
+    assert set(here.finetune.ratio) < set(paper.finetune.ratio)
+    assert set(here.finetune.pattern) < set(paper.finetune.pattern)
+    assert differing("attack") == {"attacks"}
+    assert here.attack.attacks.items() <= paper.attack.attacks.items()
+    labels = {experiment.label for experiment in here.experiments()}
+    assert labels == {step.label for step in paper_chain().steps() if step.stage == "attack"}
+
+
+class CountedOperations(TorchDispatchMode):
+    """Sums PyTorch's own formulas for the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def test_operations_are_those_that_pytorch_counts() -> None:
+    """An independent count of a training: convolutions, forward and backward, as they are run."""
+    extent = Extent(train_images=16, test_images=1, image_shape=(3, 16, 16), num_classes=10)
+    recipe = Recipe(epochs=1, batch_size=8, steps=2, validation_steps=1)
+    model = build_model("small_resnet", num_classes=10, image_size=16)
+    images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
+    labels = torch.arange(16) % 10
+    with CountedOperations() as counter:
+        train(model, images, labels, images[:8], labels[:8], recipe, seed=0, checkpoint_dir=None)
+    step = Step("pretrain", "", paper_chain().pretrain, 0, ())
+    step = step._replace(settings=type(step.settings)(architecture="small_resnet", defense={}, recipe=recipe))
+    counted = stage_flop(step, network_macs("small_resnet", extent), {"train": 16, "validation": 8})
+    assert counted is not None
+    # PyTorch's count has the classifier too, and the look at the number of classes
+    assert counted == pytest.approx(counter.total, rel=0.03)
+
+
+def test_clean_training_is_three_passes() -> None:
+    recipe = Recipe(epochs=2, steps=10, validation_steps=3)
+    assert training_passes(recipe, 100, 10, adversarial=False) == 2 * (100 * 3 + 10 * 8)
+    assert training_passes(recipe, 100, 10, adversarial=True) == 2 * (100 * 23 + 10 * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10G", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_peaks_are_known_by_name(name: str, peak: float | None) -> None:
+    assert bf16_peak(name) == peak
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--data d --out o --minutes 0", "--minutes: expected minutes above 0, found '0'"),
+        ("--data d --out o --epochs 31", "--epochs: invalid choice: 31"),
+        ("--data nowhere --out o --device cpu", "cifar10: no data at 'nowhere'"),
+        ("--data d --out o --device tpu", "device 'tpu' cannot be used here"),
+        ("--out o", "the following arguments are required: --data"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    arguments: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    strictness, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["paper_scale", *arguments.split()])
+    try:
+        with pytest.raises(SystemExit) as caught:
+            paper_scale.main()
+    finally:
+        torch.set_deterministic_debug_mode(strictness)
+        torch.set_num_threads(threads)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line

@@ -1,5 +1,6 @@
 """`python -m analysis`: the table, the figure and the report of a tracked experiment."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -17,6 +18,7 @@ from analysis.current import read_current_grid, read_current_set
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
+from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.summary import attack_pair, summarise
 from analysis.tables.markdown import to_markdown
@@ -101,7 +103,8 @@ def analyse(
             command += f" {options_of(asked)}"
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
-        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command)
+        results = paper_results(runs, parent, wanted, grid=asked.grid if asked else None, current=current)
+        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command, results=results)
     show(table, doubts, files, parent=parent)
 
 
@@ -113,8 +116,11 @@ def write(
     runs: pl.DataFrame,
     doubts: list[str],
     command: str,
+    results: Sequence[PaperResult] = (),
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
+
+    `results` are the tables of the paper that the runs give.
 
     Raises `InputError` where that cannot be.
     """
@@ -125,6 +131,7 @@ def write(
         all_runs=runs,
         flags=doubts,
         command=command,
+        extra=fragments(results),
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -137,11 +144,12 @@ def write(
             for kind in (accuracy_over_bitops, robustness_over_sparsity)
             for path in kind.save(table, out / "figures")
         ]
+        tables = write_paper_tables(out / "tables", results) if results else []
     except OSError as error:
         where = error.filename or out
         reason = error.strerror or error
         raise InputError(f"--out {str(out)!r}: cannot write {str(where)!r}: {reason}") from error
-    return [out / "report.html", out / "table.md", out / "table.csv", *figures]
+    return [out / "report.html", out / "table.md", out / "table.csv", *figures, *tables]
 
 
 def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent: Parent) -> None:
@@ -170,7 +178,10 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         count = f"{lacking} missing number{'s' * (lacking > 1)}"
         console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
     console.print()
-    for name, path in zip(("report", "table", "numbers", *["figure"] * len(files)), files, strict=False):
+    for name, path in zip(("report", "table", "numbers"), files, strict=False):
+        console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
+    for path in files[3:]:
+        name = "paper" if path.parent.name == "tables" else "figure"
         console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
     console.print(Text(f"{'runs':>8}: make ui"))
 

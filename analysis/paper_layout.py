@@ -109,7 +109,9 @@ def layout(number: int) -> Layout:
         columns=tuple(dict.fromkeys(column for _, _, values in lines for column in values)),
         methods=tuple(dict.fromkeys(_method(row["method"]) for row, _, _ in lines)),
         printed={
-            (dataset, _method(row["method"]), column): float(text) / (1 if column == BITOPS else 100)
+            (dataset, _method(row["method"]), column): float(text)
+            if column == BITOPS
+            else round(float(text) / 100, 4)
             for row, dataset, values in lines
             for column, text in values.items()
             if text
@@ -117,8 +119,12 @@ def layout(number: int) -> Layout:
     )
 
 
+def _value(column: str, text: str) -> float:
+    return float(text) if column == BITOPS else round(float(text) / 100, 4)  # as many digits as printed
+
+
 def _by_dataset(row: dict[str, str]) -> list[tuple[dict[str, str], str, dict[str, str]]]:
-    """(row, data set, values by column): table 3 prints both data sets in one row, the others have a row each."""
+    """(row, data set, values by column): table 3 has both data sets in one row."""
     if "dataset" in row:
         values = {name: text for name, text in row.items() if name not in ("dataset", "model", "method")}
         return [(row, _dataset(row["dataset"]), {TRACKED.get(name, name): t for name, t in values.items()})]

@@ -63,11 +63,13 @@ def render(
     all_runs: pl.DataFrame,
     flags: Sequence[str],
     command: str,
+    extra: Sequence[Markup] = (),
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
-    `analysis.notes.flags` says, `command` what writes the page again.
+    `analysis.notes.flags` says, `command` what writes the page again, `extra`
+    further sections.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -99,6 +101,7 @@ def render(
         stages=_stages(all_runs),
         parent=parent,
         paper=PAPER,
+        extra=extra,
     )
 
 

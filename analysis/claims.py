@@ -91,7 +91,7 @@ def protocol_departures(source: Source, column: str) -> list[str]:
     found = []
     for field, value in SETTINGS.get(column, {}).items():
         had = {each[column][field] for each in source.settings if field in each.get(column, {})}
-        other = sorted(protocol.in_pixels(text) for text in had if not _same(text, value))
+        other = sorted(protocol.readable(field, text) for text in had if not _same(text, value))
         if other:
             found.append(f"{column_title(column)} with {field.replace('_', ' ')} {', '.join(other)}")
     return found

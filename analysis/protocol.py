@@ -21,6 +21,8 @@ PROBES = tuple(names.PROBES)
 UNBOUNDED = "pgd20_unbounded_probe"
 # Values of a network's `randomize` that make it random.
 RANDOM = ("bank", "stochastic_rounding")
+# Settings that are distances between pixels.
+PIXELS = ("eps", "step_size")
 # Names under which the paper protocol runs a kind that is called otherwise.
 KIND_BY_NAME = {"cw_l2": "cw"}
 
@@ -59,3 +61,8 @@ def in_pixels(value: str) -> str:
     except ValueError:
         return value
     return f"{round(in_255)}/255" if abs(in_255 - round(in_255)) < 1e-6 else value
+
+
+def readable(field: str, value: str) -> str:
+    """The setting `field` for readers: radii and steps between pixels as fractions, others as they are."""
+    return in_pixels(value) if field in PIXELS else value

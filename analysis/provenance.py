@@ -11,7 +11,6 @@ from analysis.paper_layout import CLEAN
 
 # Kinds that start more than once have a setting for it; the others start once.
 RESTARTS = "restarts"
-PIXELS = ("eps", "step_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,8 @@ def protocol_of(source: Source, column: str) -> Protocol:
     params = json.loads(source.runs[0]["params"] or "{}") if source.runs else {}
 
     def of_attack(field: str) -> str:
-        values = [own[field] for own in settings.values() if field in own]
-        return ", ".join(dict.fromkeys(map(protocol.in_pixels, values) if field in PIXELS else values))
+        values = (protocol.readable(field, own[field]) for own in settings.values() if field in own)
+        return ", ".join(dict.fromkeys(values))
 
     bounded = any("random_start" in own or "steps" in own for own in settings.values())
     return Protocol(

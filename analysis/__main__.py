@@ -40,6 +40,8 @@ from pipeline.sweep_options import (
 )
 
 MASKED = column_name(MASKING)
+# A terminal is no place for the thousands of networks that a sweep over seeds may have.
+MOST_SHOWN = 100
 
 app = new_app("Write the table, the figure and the report of a tracked experiment.")
 
@@ -164,6 +166,9 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         console.print(Text(f"caution: {warning}", style="bold red"), soft_wrap=True)
         console.print()
     console.print(grid)
+    if len(table.rows) > MOST_SHOWN:
+        said = f"Shown are {MOST_SHOWN} of {len(table.rows)} networks; the files have them all."
+        console.print(Text(said, style="dim"))
     console.print(Text(caption(table), style="dim"))
     if left_out:
         said = f"Not shown here, for want of width: {listed(left_out)}."
@@ -208,7 +213,7 @@ def _grid(table: RobustnessTable) -> Table:
     for place, heading in enumerate(headings(table)):
         wrapped = heading.replace(", ", ",\n").replace(MASKED, MASKED.replace(" ", "\n"))
         grid.add_column(wrapped, justify="right" if place else "left")
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         # which tests are raised is in the files: a line for each of up to six would be too much here
         entries = [
             Text(f"{entry.main}\n{entry.detail}" if entry.detail and heading != MASKED else entry.main)
@@ -233,7 +238,7 @@ def _narrow_grid(table: RobustnessTable, *, without: list[str]) -> Table:
         heading = headings(table)[place].replace(", straight-through", ",\nstraight-\nthrough")
         heading = heading.replace(MASKED, MASKED.replace(" ", "\n"))
         grid.add_column(heading.replace("Reduction", "Cost"), justify="right" if place else "left")
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         texts = [row.label.replace(", ", ",\n"), *(entry.main for entry in cells(table, row))]
         grid.add_row(*(Text(texts[place]) for place in shown))
     return grid

@@ -180,13 +180,23 @@ class RobustnessTable:
                 found.append((row, MASKING))
         return found
 
+    @cached_property
+    def _dense_rows(self) -> Mapping[tuple[Any, ...], list[Row]]:
+        """The dense networks by what every run has recorded of the teacher: sets may have thousands."""
+        found: dict[tuple[Any, ...], list[Row]] = {}
+        for row in self.rows:
+            if row.is_dense:
+                found.setdefault(_certain(row), []).append(row)
+        return found
+
     def dense_for(self, row: Row) -> Row | None:
         """The dense network that `row` is compared with: same model, data set, seed and training.
 
         Of an ensemble it is the ensemble of as many passes, or else the single pass.
         """
         same = {name: row.identity[name] for name in TEACHER}
-        found = [dense for dense in self.rows if dense.is_dense and _is_of(dense.identity, same)]
+        alike = self._dense_rows.get(_certain(row), [])
+        found = [dense for dense in alike if _is_of(dense.identity, same)]
         return next((dense for passes in (row.passes, 1) for dense in found if dense.passes == passes), None)
 
     def images(self) -> list[int]:
@@ -275,6 +285,11 @@ def _distances(run: Mapping[str, Any]) -> dict[str, Distance]:
             ends = (-inf if low is None else low, inf if high is None else high)
             found[attack] = Distance(value=value, interval=ends)
     return found
+
+
+def _certain(row: Row) -> tuple[Any, ...]:
+    """What a network shares with its teacher and no run has left unrecorded."""
+    return tuple(row.identity[name] for name in TEACHER if name not in names.LATER)
 
 
 def _identified(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`python -m analysis`: the table, the figure and the report of a tracked experiment."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -86,6 +87,7 @@ def analyse(
             experiment_key=wanted.key,
         )
         runs = stage_runs(parent, stage=None)
+        gc.freeze()  # what is there stays: with thousands of runs, looking for garbage in it takes seconds
         current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
         if current_only and wanted.key is None:
             raise InputError(f"--current-only: which set {source!r} is cannot be told: {wanted.no_key}")

@@ -5,6 +5,7 @@ The kinds are those of `nenni_core.attacks`, which results are read without; tes
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from analysis import names
 
@@ -27,8 +28,12 @@ PIXELS = ("eps", "step_size")
 KIND_BY_NAME = {"cw_l2": "cw"}
 
 
+@lru_cache(maxsize=4096)  # a set has thousands of runs and few protocols
 def tracked_settings(params: str | None) -> dict[str, dict[str, str]]:
-    """By attack name, from a run's parameters as JSON: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}."""
+    """By attack name, from a run's parameters as JSON: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}.
+
+    Not to be changed: runs of one protocol share it.
+    """
     protocol: dict[str, dict[str, str]] = {}
     for name, value in json.loads(params or "{}").items():
         section, _, rest = name.partition(".")

@@ -1,7 +1,7 @@
 """How a number came about: the settings of the attack, the images, the draws, the commit and the runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis import names, protocol
@@ -11,6 +11,8 @@ from analysis.paper_layout import CLEAN
 
 # Kinds that start more than once have a setting for it; the others start once.
 RESTARTS = "restarts"
+NAMED_RUNS = 5
+"""So many runs are named in a text; files have them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,10 @@ class Protocol:
         if len(self.settings) > 1:
             words.append(f"attacks: {names.listed(map(names.column_name, self.settings))}")
         words += [f"{self.images} images", f"seeds {self.seeds}", f"commit {self.commits}"]
-        return "; ".join([*words, f"runs {', '.join(run[:8] for run in self.runs)}"])
+        runs = [run[:8] for run in self.runs[:NAMED_RUNS]]
+        if len(self.runs) > NAMED_RUNS:
+            runs.append(f"{len(self.runs) - NAMED_RUNS} more")
+        return "; ".join([*words, f"runs {', '.join(runs)}"])
 
     def _others(self) -> list[tuple[str, str]]:
         """Settings of one attack that have no field of their own."""
@@ -80,11 +85,32 @@ def protocol_of(source: Source, column: str) -> Protocol:
         ensemble=params.get("ensemble", ""),
         batch_size=params.get("batch_size", ""),
         images=str(next((run["images"] for run in source.runs), 0)),
-        seeds=", ".join(map(str, source.seeds)) or "none",
+        seeds=in_ranges(source.seeds) or "none",
         commits=", ".join(commit[:10] for commit in source.commits) or "none",
         runs=tuple(run["run_id"] for run in source.runs),
         data_fingerprint=", ".join(dict.fromkeys(str(run["data_fingerprint"] or "") for run in source.runs)),
     )
+
+
+def in_ranges(seeds: Iterable[int | None]) -> str:
+    """Ascending seeds in few words; one that was not recorded is "unknown".
+
+    >>> in_ranges([0, 1, 2, 5, None])
+    '0 to 2, 5, unknown'
+    """
+    ranges: list[list[int | None]] = []
+    for seed in seeds:
+        if seed is not None and ranges and ranges[-1][-1] == seed - 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    return ", ".join(_range(each) for each in ranges)
+
+
+def _range(seeds: Sequence[int | None]) -> str:
+    if seeds[0] is None:
+        return "unknown"
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
 
 
 def standing(fit: Fitness) -> str:

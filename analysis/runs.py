@@ -4,9 +4,11 @@ An experiment is one parent run with a child run per stage; the numbers of the t
 children whose `stage` is "attack".
 """
 
+import gc
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -272,19 +274,36 @@ def ask(tracking_uri: str, question: Any, /, *arguments: Any, **named: Any) -> A
 def _search(tracking_uri: str, client: Any, ids: list[str], condition: str, order: str) -> Iterator[Any]:
     token: str | None = None
     while True:
-        page = ask(
-            tracking_uri,
-            client.search_runs,
-            ids,
-            condition,
-            max_results=1000,
-            order_by=[order],
-            page_token=token,
-        )
+        with _uncollected():
+            page = ask(
+                tracking_uri,
+                client.search_runs,
+                ids,
+                condition,
+                max_results=1000,
+                order_by=[order],
+                page_token=token,
+            )
         yield from page
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile.
+
+    A page of runs is a hundred thousand objects that all live; looking through them again and again for
+    garbage is a third of the time that MLflow takes to make them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _has_child(tracking_uri: str, client: Any, parent: Any, condition: str) -> bool:

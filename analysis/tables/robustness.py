@@ -145,22 +145,27 @@ class RobustnessTable:
         settings = self.settings.get(column, {})
         return column not in names.WHOLE and protocol.counts_in_worst_case(column, settings)
 
-    @property
+    @cached_property
     def main_columns(self) -> tuple[str, ...]:
         """The columns of the main table: all but the adaptive ones and the probes."""
         hidden = {*self.adaptive_columns, *protocol.PROBES}
         return tuple(column for column in self.columns if column not in hidden)
 
-    @property
+    @cached_property
     def adaptive_columns(self) -> tuple[str, ...]:
         """The attacks of an attacker who knows the defence, in the order of the steps."""
         steps = [column for column in self.columns if self.kind(column) in protocol.ADAPTIVE]
         return tuple(sorted(steps, key=lambda column: protocol.ADAPTIVE.index(self.kind(column))))
 
-    @property
+    @cached_property
     def has_masking(self) -> bool:
         """Whether a verdict on masked gradients was given on any network."""
         return any(row.masking for row in self.rows)
+
+    @cached_property
+    def has_measured(self) -> bool:
+        """Whether any network has BitOPs by its measured masks."""
+        return any(row.reduction_measured is not None for row in self.rows)
 
     def is_defined(self, row: Row, column: str) -> bool:
         """Whether `row` can have a number in `column`: some attacks are not for random networks."""

@@ -1,5 +1,7 @@
 """`python -m analysis`: the table, the figures, the findings and the report of a tracked experiment."""
 
+import gc
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -20,6 +22,7 @@ from analysis.files import RunFiles
 from analysis.findings_claims import find
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
+from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.sections import sections
 from analysis.summary import attack_pair, summarise
@@ -42,6 +45,8 @@ from pipeline.sweep_options import (
 )
 
 MASKED = column_name(MASKING)
+# A terminal is no place for the thousands of networks that a sweep over seeds may have.
+MOST_SHOWN = 100
 
 app = new_app("Write the table, the figures, the findings and the report of a tracked experiment.")
 
@@ -86,6 +91,7 @@ def analyse(
             experiment_key=wanted.key,
         )
         runs = stage_runs(parent, stage=None)
+        gc.freeze()  # what is there stays: with thousands of runs, looking for garbage in it takes seconds
         current = wanted.key is not None and parent.tags.get("experiment_key") == wanted.key
         if current_only and wanted.key is None:
             raise InputError(f"--current-only: which set {source!r} is cannot be told: {wanted.no_key}")
@@ -105,7 +111,8 @@ def analyse(
             command += f" {options_of(asked)}"
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
-        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command)
+        results = paper_results(runs, parent, wanted, grid=asked.grid if asked else None, current=current)
+        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command, results=results)
     show(table, doubts, files, parent=parent)
 
 
@@ -117,8 +124,11 @@ def write(
     runs: pl.DataFrame,
     doubts: list[str],
     command: str,
+    results: Sequence[PaperResult] = (),
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
+
+    `results` are the tables of the paper that the runs give.
 
     Raises `InputError` where that cannot be.
     """
@@ -132,6 +142,7 @@ def write(
         flags=doubts,
         command=command,
         sections=sections(source, drawn, found),
+        extra=fragments(results),
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -147,11 +158,13 @@ def write(
             for path in kind.save(table, out / "figures")
         ]
         figures += save_all(drawn, out / "figures")
+        tables = write_paper_tables(out / "tables", results) if results else []
     except OSError as error:
         where = error.filename or out
         reason = error.strerror or error
         raise InputError(f"--out {str(out)!r}: cannot write {str(where)!r}: {reason}") from error
-    return [out / "report.html", out / "table.md", out / "table.csv", out / "findings.md", *figures]
+    written = [out / "report.html", out / "table.md", out / "table.csv", out / "findings.md"]
+    return [*written, *figures, *tables]
 
 
 def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent: Parent) -> None:
@@ -166,6 +179,9 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         console.print(Text(f"caution: {warning}", style="bold red"), soft_wrap=True)
         console.print()
     console.print(grid)
+    if len(table.rows) > MOST_SHOWN:
+        said = f"Shown are {MOST_SHOWN} of {len(table.rows)} networks; the files have them all."
+        console.print(Text(said, style="dim"))
     console.print(Text(caption(table), style="dim"))
     if left_out:
         said = f"Not shown here, for want of width: {listed(left_out)}."
@@ -180,9 +196,11 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         count = f"{lacking} missing number{'s' * (lacking > 1)}"
         console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
     console.print()
-    for name, path in zip(
-        ("report", "table", "numbers", "findings", *["figure"] * len(files)), files, strict=False
-    ):
+    names = ("report", "table", "numbers", "findings")
+    for name, path in zip(names, files, strict=False):
+        console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
+    for path in files[len(names) :]:
+        name = "paper" if path.parent.name == "tables" else "figure"
         console.print(Text(f"{name:>8}: {path}"), soft_wrap=True)
     console.print(Text(f"{'runs':>8}: make ui"))
 
@@ -209,7 +227,7 @@ def _grid(table: RobustnessTable) -> Table:
     for place, heading in enumerate(headings(table)):
         wrapped = heading.replace(", ", ",\n").replace(MASKED, MASKED.replace(" ", "\n"))
         grid.add_column(wrapped, justify="right" if place else "left")
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         # which tests are raised is in the files: a line for each of up to six would be too much here
         entries = [
             Text(f"{entry.main}\n{entry.detail}" if entry.detail and heading != MASKED else entry.main)
@@ -234,7 +252,7 @@ def _narrow_grid(table: RobustnessTable, *, without: list[str]) -> Table:
         heading = headings(table)[place].replace(", straight-through", ",\nstraight-\nthrough")
         heading = heading.replace(MASKED, MASKED.replace(" ", "\n"))
         grid.add_column(heading.replace("Reduction", "Cost"), justify="right" if place else "left")
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         texts = [row.label.replace(", ", ",\n"), *(entry.main for entry in cells(table, row))]
         grid.add_row(*(Text(texts[place]) for place in shown))
     return grid

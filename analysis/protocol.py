@@ -5,6 +5,7 @@ The kinds are those of `nenni_core.attacks`, which results are read without; tes
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from analysis import names
 
@@ -21,12 +22,18 @@ PROBES = tuple(names.PROBES)
 UNBOUNDED = "pgd20_unbounded_probe"
 # Values of a network's `randomize` that make it random.
 RANDOM = ("bank", "stochastic_rounding")
+# Settings that are distances between pixels.
+PIXELS = ("eps", "step_size")
 # Names under which the paper protocol runs a kind that is called otherwise.
 KIND_BY_NAME = {"cw_l2": "cw"}
 
 
+@lru_cache(maxsize=4096)  # a set has thousands of runs and few protocols
 def tracked_settings(params: str | None) -> dict[str, dict[str, str]]:
-    """By attack name, from a run's parameters as JSON: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}."""
+    """By attack name, from a run's parameters as JSON: {"pgd20": {"kind": "pgd", "eps": "0.031...", ...}}.
+
+    Not to be changed: runs of one protocol share it.
+    """
     protocol: dict[str, dict[str, str]] = {}
     for name, value in json.loads(params or "{}").items():
         section, _, rest = name.partition(".")
@@ -59,3 +66,8 @@ def in_pixels(value: str) -> str:
     except ValueError:
         return value
     return f"{round(in_255)}/255" if abs(in_255 - round(in_255)) < 1e-6 else value
+
+
+def readable(field: str, value: str) -> str:
+    """The setting `field` for readers: radii and steps between pixels as fractions, others as they are."""
+    return in_pixels(value) if field in PIXELS else value

@@ -67,12 +67,13 @@ def render(
     flags: Sequence[str],
     command: str,
     sections: Any = None,
+    extra: Sequence[Markup] = (),
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
-    `analysis.notes.flags` says, `command` what writes the page again,
-    `sections` what follows the table (`analysis.sections`).
+    `analysis.notes.flags` says, `command` what writes the page again, `sections` what follows the table
+    (`analysis.sections`), `extra` further sections.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -105,6 +106,7 @@ def render(
         stages=_stages(all_runs),
         parent=parent,
         paper=PAPER,
+        extra=extra,
     )
 
 

@@ -22,13 +22,15 @@ LEFT = -38
 # error bars can be told apart.
 SIDESTEP = 0.9
 PANEL = ("model", "dataset", "objective", "seed", "trained_by", "pretrain_epochs")
+MOST_PANELS = 12
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
 def draw(table: RobustnessTable) -> Figure | None:
     """The figure of `table`; None if no network has both a cost and an accuracy.
 
-    One panel per fine-tuning objective. Horizontal: nominal BitOPs in percent of the dense network's.
+    One panel per fine-tuning objective, of many (as there are with many seeds) the first `MOST_PANELS`, with
+    a word of how many there are. Horizontal: nominal BitOPs in percent of the dense network's.
     Vertical: accuracy in percent with its 95% Wilson interval: clean, under the longest PGD with blocked
     gradients, and for who knows the defence (`analysis.summary.attack_pair`). Ratios are filled and joined
     by a line, N:M patterns and layers' own ratios are open; the dense teacher stands at 100%, its accuracy
@@ -40,13 +42,15 @@ def draw(table: RobustnessTable) -> Figure | None:
     panels: dict[tuple[str, ...], list[Row]] = {}
     for row in noisy:
         panels.setdefault(_panel(row), []).append(row)
+    left_out = max(0, len(panels) - MOST_PANELS)
+    panels = dict(list(panels.items())[:MOST_PANELS])
     columns = ["clean", *(column for column in attack_pair(table) if column)]
     with rc_context(SETTINGS):
         height = len(panels) * PANEL_HEIGHT + FRAME_HEIGHT
         figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(hspace=0.05))
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        _frame(axes[0], [row for row in table.rows if row in noisy or row.is_dense], columns)
+        _frame(axes[0], [*noisy, *(row for row in table.rows if row.is_dense)], columns)
         several = [name for name in PANEL[3:] if len({row.identity[name] for row in noisy}) > 1]
         for ax, rows in zip(axes, panels.values(), strict=True):
             _draw_panel(ax, table, rows, columns, _title(rows[0], several))
@@ -54,6 +58,8 @@ def draw(table: RobustnessTable) -> Figure | None:
         size = f"dense network's {names.magnitude(dense.pop())}" if len(dense) == 1 else "dense network's"
         axes[-1].set_xlabel(f"BitOPs of one image, % of the {size}")
         key_line = "bars: 95% intervals; thin lines: dense teacher"
+        if left_out:
+            key_line = f"{key_line}\n{left_out} more of {len(panels) + left_out} panels are not drawn"
         kinds = {"N:M pattern": "pattern", "ratios by layer": "layer_ratios"}
         opened = [kind for kind, name in kinds.items() if any(row.identity[name] for row in noisy)]
         if opened:

@@ -145,22 +145,27 @@ class RobustnessTable:
         settings = self.settings.get(column, {})
         return column not in names.WHOLE and protocol.counts_in_worst_case(column, settings)
 
-    @property
+    @cached_property
     def main_columns(self) -> tuple[str, ...]:
         """The columns of the main table: all but the adaptive ones and the probes."""
         hidden = {*self.adaptive_columns, *protocol.PROBES}
         return tuple(column for column in self.columns if column not in hidden)
 
-    @property
+    @cached_property
     def adaptive_columns(self) -> tuple[str, ...]:
         """The attacks of an attacker who knows the defence, in the order of the steps."""
         steps = [column for column in self.columns if self.kind(column) in protocol.ADAPTIVE]
         return tuple(sorted(steps, key=lambda column: protocol.ADAPTIVE.index(self.kind(column))))
 
-    @property
+    @cached_property
     def has_masking(self) -> bool:
         """Whether a verdict on masked gradients was given on any network."""
         return any(row.masking for row in self.rows)
+
+    @cached_property
+    def has_measured(self) -> bool:
+        """Whether any network has BitOPs by its measured masks."""
+        return any(row.reduction_measured is not None for row in self.rows)
 
     def is_defined(self, row: Row, column: str) -> bool:
         """Whether `row` can have a number in `column`: some attacks are not for random networks."""
@@ -180,13 +185,23 @@ class RobustnessTable:
                 found.append((row, MASKING))
         return found
 
+    @cached_property
+    def _dense_rows(self) -> Mapping[tuple[Any, ...], list[Row]]:
+        """The dense networks by what every run has recorded of the teacher: sets may have thousands."""
+        found: dict[tuple[Any, ...], list[Row]] = {}
+        for row in self.rows:
+            if row.is_dense:
+                found.setdefault(_certain(row), []).append(row)
+        return found
+
     def dense_for(self, row: Row) -> Row | None:
         """The dense network that `row` is compared with: same model, data set, seed and training.
 
         Of an ensemble it is the ensemble of as many passes, or else the single pass.
         """
         same = {name: row.identity[name] for name in TEACHER}
-        found = [dense for dense in self.rows if dense.is_dense and _is_of(dense.identity, same)]
+        alike = self._dense_rows.get(_certain(row), [])
+        found = [dense for dense in alike if _is_of(dense.identity, same)]
         return next((dense for passes in (row.passes, 1) for dense in found if dense.passes == passes), None)
 
     def images(self) -> list[int]:
@@ -275,6 +290,11 @@ def _distances(run: Mapping[str, Any]) -> dict[str, Distance]:
             ends = (-inf if low is None else low, inf if high is None else high)
             found[attack] = Distance(value=value, interval=ends)
     return found
+
+
+def _certain(row: Row) -> tuple[Any, ...]:
+    """What a network shares with its teacher and no run has left unrecorded."""
+    return tuple(row.identity[name] for name in TEACHER if name not in names.LATER)
 
 
 def _identified(run: dict[str, Any]) -> dict[str, Any]:

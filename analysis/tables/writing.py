@@ -26,7 +26,7 @@ class Cell:
 
 def headings(table: RobustnessTable) -> list[str]:
     """The headings of all columns, the one of the row labels first."""
-    cost = ["BitOPs", "Reduction", *(["Measured"] if _has_measured(table) else []), "Paper"]
+    cost = ["BitOPs", "Reduction", *(["Measured"] if table.has_measured else []), "Paper"]
     masking = [names.column_name(MASKING)] if table.has_masking else []
     return ["Network", *(names.column_name(column) for column in table.main_columns), *cost, *masking]
 
@@ -38,7 +38,7 @@ def cells(table: RobustnessTable, row: Row) -> list[Cell]:
     measured = Cell(main=names.reduction(row.reduction_measured) or nothing)
     bitops = Cell(main=names.magnitude(row.bitops_nominal) or MISSING)
     printed = Cell(main=names.reduction(row.printed.reduction) if row.printed else "")
-    cost = [bitops, nominal, *([measured] if _has_measured(table) else []), printed]
+    cost = [bitops, nominal, *([measured] if table.has_measured else []), printed]
     masking = [masking_cell(row.masking)] if table.has_masking else []
     return [*accuracy_cells(table, row, table.main_columns), *cost, *masking]
 
@@ -92,7 +92,7 @@ def caption(table: RobustnessTable) -> str:
     words.append(
         "BitOPs are those of one image; the reduction is against dense, from the nominal ratio or pattern."
     )
-    if _has_measured(table):
+    if table.has_measured:
         words.append("Measured is the reduction with the shares that the masks really had.")
     networks = sorted({row.printed.network for row in table.rows if row.printed})
     if networks:
@@ -158,7 +158,3 @@ def _listed(columns: list[str]) -> str:
     ]
     named = [names.column_name(column) for column in columns if len(grid) <= 3 or column not in grid]
     return names.listed([*named, *(["the grid of radii and steps"] if len(grid) > 3 else [])])
-
-
-def _has_measured(table: RobustnessTable) -> bool:
-    return any(row.reduction_measured is not None for row in table.rows)

@@ -12,7 +12,7 @@ import polars as pl
 
 from analysis import names
 from analysis.comparison import Difference, difference
-from analysis.measurements import Measured
+from analysis.networks import Measured
 from analysis.runs import Parent
 
 Verdict = Literal["holds", "does not hold", "cannot be told from these runs"]
@@ -74,8 +74,7 @@ def judge(claim: Claim, runs: pl.DataFrame) -> Finding:
             claim=claim,
             verdict=UNKNOWN,
             why=f"There is no {claim.needs}. `python -m pipeline.sweep --grid {small}` computes it at the "
-            f"scale "
-            f"of a CPU ({full} at the paper's), and `python -m analysis --grid {small}` reads it.",
+            f"scale of a CPU ({full} at the paper's), and `python -m analysis --grid {small}` reads it.",
             evidence=(),
         )
     count = f"{len(signs)} comparison{'s' * (len(signs) > 1)}"

@@ -6,13 +6,13 @@ import polars as pl
 
 from analysis import sparsity
 from analysis.comparison import Difference
-from analysis.figures.accuracy_over_ratio import Curves, ratio_curves
+from analysis.figures.accuracy_over_ratio import ratio_curves
 from analysis.figures.pgd_over_radius import gain, grids, pgd_grid
 from analysis.figures.printed import CLEAN_FALLS_AT, ESSENTIAL_FALLS_AT, FIGURE3_GAINS, ROBUST_RISES_AT
 from analysis.findings import Claim, Evidence, basis, compare, falls, kept_within, rises
 from analysis.masking import TESTS, read_verdict
-from analysis.measurements import CLEAN, Measured, Network, change, networks, teacher_of
 from analysis.names import column_name, listed, percent, points
+from analysis.networks import CLEAN, Measured, Network, change, networks, teacher_of
 from analysis.tables.robustness import WORST_CASE, build_table
 
 PAPER_ATTACKS = ("pgd20", "fgsm", "mifgsm")
@@ -23,8 +23,7 @@ HIGH = 0.9
 
 
 def _noisy(runs: pl.DataFrame) -> Iterator[tuple[Network, Network]]:
-    """Networks with noise in non-essential neurons, one pass, on an adversarially trained teacher, with "
-    "it."""
+    """Networks with noise in non-essential neurons, one pass, on an adversarial teacher, with that."""
     every = networks(runs)
     for network in every:
         dense = None if network.is_dense else teacher_of(network, every)
@@ -63,11 +62,7 @@ def _at_least_90(runs: pl.DataFrame) -> Iterator[tuple[Network, Network]]:
 
 def rises_with_the_ratio(runs: pl.DataFrame) -> list[Evidence]:
     """PGD-20 at the highest ratio against the lowest one that was measured."""
-    return [
-        evidence
-        for title, group in ratio_curves(runs).items()
-        if (evidence := _ends(title, group, "non_essential", "pgd20", rises))
-    ]
+    return _ends(runs, "non_essential", "pgd20", rises)
 
 
 def robust_against_adaptive_attacks(runs: pl.DataFrame) -> list[Evidence]:
@@ -120,64 +115,70 @@ def clean_falls_from_90(runs: pl.DataFrame) -> list[Evidence]:
 
 def robust_rises_from_60(runs: pl.DataFrame) -> list[Evidence]:
     """PGD-20 at the smallest ratio from 60% on (and below 90%) against dense."""
-    found = []
-    for title, group in ratio_curves(runs).items():
-        own = group.get("non_essential", {})
-        ratios = [ratio for ratio in own if ROBUST_RISES_AT <= ratio < HIGH]
-        if 0.0 in own and ratios:
-            now, before = own[min(ratios)].accuracy("pgd20"), own[0.0].accuracy("pgd20")
-            if now and before:
-                subject = f"{title}, PGD-20, ratio {min(ratios):g} against dense"
-                found.append(compare(subject, now, before, sign=rises))
-    return found
+
+    def wanted(ratio: float) -> bool:
+        return ROBUST_RISES_AT <= ratio < HIGH
+
+    return _first_against_dense(runs, "non_essential", "pgd20", wanted, "PGD-20", rises)
 
 
 def essential_loses_clean(runs: pl.DataFrame) -> list[Evidence]:
     """Clean accuracy with noise in essential neurons, at the smallest ratio from 20% on, against dense."""
+
+    def wanted(ratio: float) -> bool:
+        return ratio >= ESSENTIAL_FALLS_AT
+
+    return _first_against_dense(runs, "essential", CLEAN, wanted, "noise in essential neurons", falls)
+
+
+def _first_against_dense(
+    runs: pl.DataFrame,
+    target: str,
+    column: str,
+    wanted: Callable[[float], bool],
+    what: str,
+    sign: Callable[[Difference], int],
+) -> list[Evidence]:
+    """`column` at the smallest `wanted` ratio of every curve against dense."""
     found = []
     for title, group in ratio_curves(runs).items():
-        own = group.get("essential", {})
-        ratios = [ratio for ratio in own if ratio >= ESSENTIAL_FALLS_AT]
+        own = group.get(target, {})
+        ratios = [ratio for ratio in own if wanted(ratio)]
         if 0.0 in own and ratios:
-            now, before = own[min(ratios)].accuracy(CLEAN), own[0.0].accuracy(CLEAN)
+            now, before = own[min(ratios)].accuracy(column), own[0.0].accuracy(column)
             if now and before:
-                subject = f"{title}, noise in essential neurons, ratio {min(ratios):g} against dense"
-                found.append(compare(subject, now, before, sign=falls))
+                subject = f"{title}, {what}, ratio {min(ratios):g} against dense"
+                found.append(compare(subject, now, before, sign=sign))
     return found
 
 
 def essential_gains_under_pgd(runs: pl.DataFrame) -> list[Evidence]:
     """PGD-20 with noise in essential neurons at the highest ratio against the lowest."""
-    return [
-        evidence
-        for title, group in ratio_curves(runs).items()
-        if (evidence := _ends(title, group, "essential", "pgd20", rises))
-    ]
+    return _ends(runs, "essential", "pgd20", rises)
 
 
 def choice_beats_random(runs: pl.DataFrame) -> list[Evidence]:
     """Clean accuracy with noise in non-essential neurons against as much in random ones."""
-    found = []
-    for title, group in ratio_curves(runs).items():
-        chosen, control = group.get("non_essential", {}), group.get("random", {})
-        for ratio in sorted(chosen.keys() & control.keys() - {0.0}):
-            now, before = chosen[ratio].accuracy(CLEAN), control[ratio].accuracy(CLEAN)
-            if now and before:
-                subject = f"{title}, clean images, ratio {ratio:g}, non-essential against random"
-                found.append(compare(subject, now, before, sign=rises))
-    return found
+    return _against_random(runs, CLEAN, "clean images", lambda network: True)
 
 
 def choice_beats_random_in_the_worst_case(runs: pl.DataFrame) -> list[Evidence]:
     """The adaptive worst case with noise in non-essential neurons against as much in random ones."""
+    return _against_random(runs, WORST_CASE, "worst case", lambda network: network.has_adaptive_worst_case)
+
+
+def _against_random(
+    runs: pl.DataFrame, column: str, what: str, counts: Callable[[Network], bool]
+) -> list[Evidence]:
+    """`column` of the chosen neurons against random ones, at every ratio where both networks count."""
     found = []
     for title, group in ratio_curves(runs).items():
         chosen, control = group.get("non_essential", {}), group.get("random", {})
         for ratio in sorted(chosen.keys() & control.keys() - {0.0}):
             pair = chosen[ratio], control[ratio]
-            now, before = (one.accuracy(WORST_CASE) for one in pair)
-            if now and before and all(one.has_adaptive_worst_case for one in pair):
-                subject = f"{title}, worst case, ratio {ratio:g}, non-essential against random"
+            now, before = (one.accuracy(column) for one in pair)
+            if now and before and all(map(counts, pair)):
+                subject = f"{title}, {what}, ratio {ratio:g}, non-essential against random"
                 found.append(compare(subject, now, before, sign=rises))
     return found
 
@@ -232,18 +233,19 @@ def sparsity_rises_and_falls(runs: pl.DataFrame) -> list[Evidence]:
     return found
 
 
-def _ends(
-    title: str, group: Curves, target: str, column: str, sign: Callable[[Difference], int]
-) -> Evidence | None:
-    """The highest ratio of a curve against the lowest one, which is 0 where there is a dense network."""
-    curve = group.get(target, {})
-    known = [(ratio, number) for ratio, one in curve.items() if (number := one.accuracy(column))]
-    if len(known) < 2:
-        return None
-    (low, before), (high, now) = known[0], known[-1]
-    start = "dense" if low == 0 else f"ratio {low:g}"
-    subject = f"{title}, noise in {target.replace('_', '-')} neurons, {column_name(column)}"
-    return compare(f"{subject}, ratio {high:g} against {start}", now, before, sign=sign)
+def _ends(runs: pl.DataFrame, target: str, column: str, sign: Callable[[Difference], int]) -> list[Evidence]:
+    """The highest ratio of every curve against the lowest one, which is 0 where there is a dense network."""
+    found = []
+    for title, group in ratio_curves(runs).items():
+        curve = group.get(target, {})
+        known = [(ratio, number) for ratio, one in curve.items() if (number := one.accuracy(column))]
+        if len(known) < 2:
+            continue
+        (low, before), (high, now) = known[0], known[-1]
+        start = "dense" if low == 0 else f"ratio {low:g}"
+        subject = f"{title}, noise in {target.replace('_', '-')} neurons, {column_name(column)}"
+        found.append(compare(f"{subject}, ratio {high:g} against {start}", now, before, sign=sign))
+    return found
 
 
 def _growth(subject: str, now: Measured, before: Measured) -> Evidence:
@@ -392,8 +394,7 @@ CLAIMS = (
     Claim(
         title="The gain grows with the radius of the attack",
         text="the gain over adversarial training under PGD is larger at 12/255 and 16/255 than at 8/255 "
-        "(printed "
-        "for 90% noise on CIFAR-10: +23.8 and +28.6 points).",
+        "(printed for 90% noise on CIFAR-10: +23.8 and +28.6 points).",
         source=f"{PAPER}, section 4.3, figure 3",
         rule=_interval_rule("a clearly larger gain at the largest radius than at the smallest is for it"),
         needs="network with 90% noise or more beside its dense network under PGD of several radii",

@@ -6,8 +6,8 @@ import polars as pl
 
 from analysis.figures.hardware_over_noise import simulated
 from analysis.findings import Claim, Evidence
-from analysis.measurements import Measured, Network, networks
 from analysis.names import percent, reduction
+from analysis.networks import Measured, Network, networks
 from analysis.paper import printed_reduction
 
 TOLERANCE = 0.01

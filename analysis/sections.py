@@ -11,7 +11,7 @@ from markupsafe import Markup
 from analysis import report
 from analysis.figures.catalogue import Drawn, Source
 from analysis.findings import FAILS, HOLDS, UNKNOWN, Finding
-from analysis.measurements import Network, networks
+from analysis.networks import Network, networks
 
 MARKS = {HOLDS: ("up", "\u25b2"), FAILS: ("down", "\u25bc")}
 Line = tuple[str, str, tuple[str, str], str]

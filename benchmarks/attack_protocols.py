@@ -24,8 +24,9 @@ from nenni_core.attacks.auto_pgd import target_ranks
 from nenni_core.attacks.untouched import seeded_global_generators
 from nenni_core.chain.artifacts import Split, load_model, load_prepared
 from nenni_core.chain.runtime import Runtime
+from nenni_core.device import configure_torch
 from nenni_core.evaluation import evaluate
-from pipeline.command_line import configure_torch, new_app, progress_display, silence_telemetry, user_errors
+from pipeline.command_line import new_app, progress_display, silence_telemetry, user_errors
 from pipeline.experiment import ExperimentSet, load_parameters
 from pipeline.runner import ensure, plan
 from pipeline.store import Store

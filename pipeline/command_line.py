@@ -13,8 +13,6 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from nenni_core.device import choose_device as choose_device
-from nenni_core.device import configure_torch as configure_torch
 from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.progress import ProgressCallback
 from pipeline.problems import describe, shortened

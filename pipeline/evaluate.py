@@ -24,12 +24,13 @@ from nenni_core.chain.artifacts import Split
 from nenni_core.chain.attack import MASKING, RESULTS
 from nenni_core.chain.runtime import Runtime
 from nenni_core.data import fingerprint, load_dataset, to_float
+from nenni_core.device import choose_device, configure_torch
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, MaskingVerdict, evaluate, masking_probes, verdict_of
 from nenni_core.evaluation.probe import TRIED, is_random
 from nenni_core.files import write_json
 from nenni_core.progress import ProgressCallback
-from pipeline.command_line import choose_device, configure_torch, new_app, progress_display, say, user_errors
+from pipeline.command_line import new_app, progress_display, say, user_errors
 from pipeline.config import DatasetName, Section
 from pipeline.evaluation_display import InAll, table_of
 from pipeline.networks import NOTHING, Network, find_network, try_out

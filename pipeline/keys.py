@@ -5,23 +5,18 @@ output, within a set and across sets.
 """
 
 import hashlib
-import json
 from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
 from nenni_core.chain.versions import VERSIONS as CHAIN_VERSIONS
+from nenni_core.files import canonical_json
 from pipeline.config import Attack, AttackRun, Section, Simulate, SimulateRun
 from pipeline.defense_choice import DefenseChoice
 from pipeline.experiment import Experiment
 
 VERSIONS = {**CHAIN_VERSIONS, "defend": 1, "simulate": 2}
 """Raised by hand when a change of the code changes a stage's output, or what its entry records."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and ASCII only: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def upstream(stage: str, experiment: Experiment) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nenni_core.chain.attack import MASKING
-from nenni_core.files import read_json
-from pipeline.keys import canonical_json, stage_seed
+from nenni_core.files import canonical_json, read_json
+from pipeline.keys import stage_seed
 from pipeline.provenance import commit
 from pipeline.runner import Plan
 from pipeline.store import Entry

@@ -14,12 +14,11 @@ from typing import Any, Literal
 from nenni_core.chain.artifacts import DATASET
 from nenni_core.chain.runtime import Runtime
 from nenni_core.errors import InputError
-from nenni_core.files import read_json
+from nenni_core.files import canonical_json, read_json
 from nenni_core.statistics import wilson_interval
 from pipeline.config import Attack, FineTune, Ratio, Simulate
 from pipeline.data_check import layer_names
 from pipeline.experiment import Experiment, ExperimentSet
-from pipeline.keys import canonical_json
 from pipeline.pareto import Score
 from pipeline.runner import Plan, ensure, plan
 from pipeline.store import Entry, Store

@@ -20,11 +20,12 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from nenni_core.chain.runtime import Runtime
+from nenni_core.device import configure_torch
 from nenni_core.errors import InputError
+from nenni_core.files import canonical_json
 from nenni_core.progress import ProgressCallback
 from nenni_core.randomness import derive_seed
-from pipeline.command_line import configure_torch, say, silence_telemetry
-from pipeline.keys import canonical_json
+from pipeline.command_line import say, silence_telemetry
 from pipeline.problems import shortened
 from pipeline.ray_session import cluster
 from pipeline.search import Choice, SamplerName, Search

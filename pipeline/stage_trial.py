@@ -14,14 +14,9 @@ from typing import Any
 
 from nenni_core.chain.runtime import Runtime
 from nenni_core.data import default_cache_dir
+from nenni_core.device import choose_device, configure_torch
 from nenni_core.errors import InputError
-from pipeline.command_line import (
-    PlainProgress,
-    choose_device,
-    configure_torch,
-    say,
-    silence_telemetry,
-)
+from pipeline.command_line import PlainProgress, say, silence_telemetry
 from pipeline.graph import Node
 from pipeline.provenance import Commit, assume_commit
 from pipeline.remote_files import RemoteStoreError

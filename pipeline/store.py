@@ -33,9 +33,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nenni_core.chain.runtime import SCRATCH
 from nenni_core.chain.speed import TIMING
 from nenni_core.errors import InputError
-from nenni_core.files import sha256_of, sync_file, sync_folder, write_json
+from nenni_core.files import canonical_json, sha256_of, sync_file, sync_folder, write_json
 from pipeline.experiment import STAGES
-from pipeline.keys import canonical_json
 from pipeline.locks import BusyError, locked_file
 
 MANIFEST = "manifest.json"

@@ -9,16 +9,9 @@ from typing import Annotated
 
 import typer
 
+from nenni_core.device import choose_device
 from nenni_core.errors import InputError
-from pipeline.command_line import (
-    StoreOption,
-    TrackingOption,
-    choose_device,
-    new_app,
-    say,
-    silence_telemetry,
-    user_errors,
-)
+from pipeline.command_line import StoreOption, TrackingOption, new_app, say, silence_telemetry, user_errors
 from pipeline.costs import measured_rates
 from pipeline.grids import grid_names
 from pipeline.locations import absolute_location, store_location

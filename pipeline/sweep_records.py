@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nenni_core.errors import InputError, unknown_choice
-from pipeline.files import write_json
+from nenni_core.files import write_json
 from pipeline.graph import NodeId
 from pipeline.provenance import code_digest
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenni_core.chain.runtime import RecordCallback
-from nenni_core.files import read_json
+from nenni_core.files import canonical_json, read_json
 from pipeline.command_line import say
 from pipeline.config import Tracking
-from pipeline.keys import canonical_json, stage_config
+from pipeline.keys import stage_config
 from pipeline.locations import tracking_location
 from pipeline.mlflow_backend import connect, exclusive, experiment_id
 from pipeline.run_tags import WEIGHTS, flatten, result_tags, stage_tags

@@ -24,7 +24,7 @@ from analysis.figures.series import (
     printed_points,
     shared_legend,
 )
-from analysis.measurements import CLEAN, Network, networks, teacher_of
+from analysis.networks import CLEAN, Network, networks, teacher_of
 from analysis.paper import REFERENCE
 from analysis.tables.robustness import WORST_CASE
 

@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter
 from analysis.figures.drawing import INK, MUTED, SETTINGS
 from analysis.figures.series import NothingToDrawError, foot, new_figure, panel_title, shared_legend
 from analysis.files import RunFiles
-from analysis.measurements import Network, networks
 from analysis.names import rule_name
+from analysis.networks import Network, networks
 
 # (colour, hatching) of each cause, told apart in grey as well: work is plain, waiting is hatched.
 CAUSES: Mapping[str, tuple[str, str]] = {

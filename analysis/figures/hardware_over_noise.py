@@ -19,7 +19,7 @@ from analysis.figures.series import (
     panel_title,
     shared_legend,
 )
-from analysis.measurements import Measured, Network, networks
+from analysis.networks import Measured, Network, networks
 
 # Metrics of `simulate` runs, each over the dense network's on the smallest core.
 FIGURES = {

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis import names
 from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
 from analysis.figures.series import NothingToDrawError, counted, foot, new_figure, panel_title, shared_legend
-from analysis.measurements import NETWORK, Measured, Network, networks
+from analysis.networks import NETWORK, Measured, Network, networks
 from analysis.tables.robustness import WORST_CASE
 from pipeline.pareto import Score, front
 

@@ -24,7 +24,7 @@ from analysis.figures.series import (
     printed_points,
     shared_legend,
 )
-from analysis.measurements import Attack, Measured, Network, change, networks, teacher_of
+from analysis.networks import Attack, Measured, Network, change, networks, teacher_of
 
 WIDTH, HEIGHT = 2.5, 2.6  # inches, of a panel
 FEWEST_RADII = 2

@@ -23,7 +23,7 @@ from analysis.figures.series import (
     panel_title,
     shared_legend,
 )
-from analysis.measurements import CLEAN, Measured, Network, networks
+from analysis.networks import CLEAN, Measured, Network, networks
 
 LARGEST = 64
 """The largest radius that is drawn, in 1/255; what lies beyond is a probe."""

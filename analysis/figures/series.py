@@ -12,7 +12,7 @@ from matplotlib.typing import LineStyleType
 
 from analysis.comparison import Estimate
 from analysis.figures.drawing import FURTHER_STYLES, MUTED, SERIES_STYLES, points_with_bars
-from analysis.measurements import Network
+from analysis.networks import Network
 
 PAPER_RATIOS = (0.9, 0.99)
 STYLES = (*SERIES_STYLES, *FURTHER_STYLES)

@@ -20,7 +20,7 @@ from nenni_core.chain.runtime import SCRATCH
 from nenni_core.chain.speed import TIMING
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, Examples
-from nenni_core.files import read_json, sha256_of, write_json
+from nenni_core.files import canonical_json, read_json, sha256_of, write_json
 
 RECORD = "record.json"
 EVALUATION = "evaluation.safetensors"
@@ -43,7 +43,7 @@ def identity(
         "upstream": dict(upstream),
         "data": data_fingerprint,
     }
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -93,13 +93,13 @@ class Record:
     def digest(self) -> str:
         """SHA-256 over names and contents of the files; equal for two equal computations."""
         contents = {name: found for name, found in self.files.items() if name != TIMING}
-        return hashlib.sha256(_canonical(contents).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(contents).encode()).hexdigest()
 
     def own_checksum(self) -> str:
         """What `checksum` has to be."""
         values = asdict(self)
         del values["checksum"]
-        return hashlib.sha256(_canonical(values).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -165,7 +165,3 @@ def load_evaluation(folder: Path) -> tuple[dict[str, np.ndarray], Examples]:
         predicted={name: tensors[f"examples/predicted/{name}"] for name in order["attacks"]},
     )
     return records, examples
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from nenni_core.chain.runtime import RecordCallback, Runtime
+from nenni_core.device import choose_device, configure_torch
 from pipeline.command_line import (
     Params,
     StoreOption,
     TrackingOption,
-    choose_device,
-    configure_torch,
     new_app,
     progress_display,
     say,

@@ -23,7 +23,7 @@ from analysis.figures.catalogue import FIGURES, Source, draw_all, save_all
 from analysis.figures.drawing import FORMATS, render
 from analysis.figures.series import NothingToDrawError, foremost, look
 from analysis.files import RunFiles, layers
-from analysis.measurements import networks
+from analysis.networks import networks
 from analysis.runs import stage_runs
 
 COSTS = {"0.5": 573_540.0, "0.9": 173_540.0, "0.99": 85_000.0}

@@ -8,8 +8,9 @@ import torch
 import typer
 from pydantic import ValidationError
 
+from nenni_core.device import choose_device, configure_torch
 from nenni_core.errors import InputError
-from pipeline.command_line import PlainProgress, choose_device, configure_torch, progress_display, user_errors
+from pipeline.command_line import PlainProgress, progress_display, user_errors
 from pipeline.experiment import ExperimentSet
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from nenni_core.files import canonical_json
 from pipeline.experiment import STAGES, Experiment, ExperimentSet
-from pipeline.keys import VERSIONS, canonical_json, stage_config, stage_keys, upstream
+from pipeline.keys import VERSIONS, stage_config, stage_keys, upstream
 
 TO_ATTACK = tuple(stage for stage in STAGES if stage != "simulate")
 USUAL = tuple(stage for stage in TO_ATTACK if stage != "defend")

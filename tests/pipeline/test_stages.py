@@ -18,12 +18,12 @@ from nenni_core.bitops import bitops
 from nenni_core.chain.artifacts import ARRAYS, array_digest, load_model, load_prepared
 from nenni_core.chain.runtime import Runtime
 from nenni_core.data import load_dataset
+from nenni_core.device import configure_torch
 from nenni_core.evaluation import evaluate
 from nenni_core.files import read_json
 from nenni_core.inject import injected_layers
 from nenni_core.masks import mask_densities
 from nenni_core.statistics import wilson_interval
-from pipeline.command_line import configure_torch
 from pipeline.exports import Folders, Result, export
 from pipeline.run_tags import result_tags
 from pipeline.runner import Plan, ensure

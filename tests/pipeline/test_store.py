@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from manifests import KEY, manifest
 
-from pipeline.keys import canonical_json
+from nenni_core.files import canonical_json
 from pipeline.locks import BusyError
 from pipeline.store import MANIFEST, SCRATCH, TIMING, CorruptEntryError, Entry, Store, read_entry
 

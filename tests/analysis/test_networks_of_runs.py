@@ -7,7 +7,7 @@ import pytest
 from recorded_runs import DENSE, PROTOCOL, Recorder, flat, noise, read_back
 from scipy import stats
 
-from analysis.measurements import Network, mean_interval, networks, teacher_of
+from analysis.networks import Network, mean_interval, networks, teacher_of
 from nenni_core.statistics import wilson_interval
 
 

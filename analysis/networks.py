@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import polars as pl
 
 from analysis import names, protocol
 from analysis.comparison import difference
+from analysis.measurement import Measurement
 from analysis.runs import FINISHED
+from analysis.statistics import spread
 from analysis.tables.robustness import IDENTITY, NOISE, TEACHER, WORST_CASE, cell
 
 NETWORK = tuple(name for name in IDENTITY if name != "seed")
@@ -131,20 +132,16 @@ class Network:
         shares = [cell(run, column) for run in self.runs]
         if any(share is None for share in shares):
             return None
-        found = [share for share in shares if share is not None]
-        images = found[0].images
-        run_ids = tuple(run["run_id"] for run in self.runs)
-        if len(found) == 1:
-            return Measured(
-                value=found[0].value, interval=found[0].interval, images=images, seeds=1, run_ids=run_ids
-            )
-        low, high = mean_interval([share.value for share in found])
+        found = Measurement(
+            seeds=tuple(run["seed"] for run in self.runs),
+            shares=tuple(share for share in shares if share is not None),
+        )
         return Measured(
-            value=fmean(share.value for share in found),
-            interval=(max(low, 0.0), min(high, 1.0)),
-            images=images,
-            seeds=len(found),
-            run_ids=run_ids,
+            value=found.value,
+            interval=found.interval,
+            images=found.images,
+            seeds=len(found.shares),
+            run_ids=tuple(run["run_id"] for run in self.runs),
         )
 
     def metric(self, name: str) -> Measured | None:
@@ -219,15 +216,10 @@ def change(now: Measured, before: Measured) -> Measured:
     )
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of `values`; the value alone where there is only one."""
-    centre = fmean(values)
-    if len(values) < 2 or stdev(values) == 0:
-        return centre, centre
-    from scipy.stats import t  # slow to load
-
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
-    return centre - half, centre + half
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95% interval of the mean of `values`; the value alone where there is only one."""
+    found = spread(values)
+    return found.interval or (found.mean, found.mean)
 
 
 def _attack(name: str, settings: Mapping[str, str]) -> Attack:

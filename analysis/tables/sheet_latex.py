@@ -60,7 +60,10 @@ def to_latex(sheet: Sheet) -> str:
             lines.append(r"\midrule")
         if block.title:
             lines.append(f"\\multicolumn{{{columns}}}{{l}}{{\\textbf{{{escape(block.title)}}}}} \\\\")
-        lines += [_row([_label(line), *map(_cell, line.cells)]) for line in block.lines]
+        for number, line in enumerate(block.lines):
+            if number and _is_tall(line):
+                lines.append(r"\addlinespace")
+            lines.append(_row([_label(line), *map(_cell, line.cells)]))
     lines += [r"\bottomrule", r"\end{tabular}}"]
     if sheet.notes:
         notes = r"\\ ".join(escape(note.replace("`", "")) for note in sheet.notes)
@@ -115,11 +118,16 @@ def _cell(cell: SheetCell) -> str:
     return _stacked("r", main, cell.details)
 
 
+def _is_tall(line: SheetLine) -> bool:
+    return bool(line.details) or any(cell.details for cell in line.cells)
+
+
 def _stacked(side: str, main: str, details: tuple[str, ...]) -> str:
+    """`details` in small letters below `main`, whose line is that of the row."""
     if not details:
         return main
     small = [f"{{\\scriptsize {escape(detail)}}}" for detail in details]
-    return f"\\shortstack[{side}]{{{BREAK.join([main, *small])}}}"
+    return f"\\begin{{tabular}}[t]{{@{{}}{side}@{{}}}}{BREAK.join([main, *small])}\\end{{tabular}}"
 
 
 def _row(entries: list[str]) -> str:

@@ -20,6 +20,7 @@ from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.catalogue import Source, draw_all, save_all
 from analysis.files import RunFiles
 from analysis.findings_claims import find
+from analysis.links import Link, links
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
@@ -73,6 +74,13 @@ def analyse(
         bool,
         typer.Option("--current-only", help="Fail rather than show another set than the parameter file's."),
     ] = False,
+    ui: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of MLflow's pages, for links to runs; default: the tracking server, or for a file "
+            "that of `make ui`; '' for no links."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table, figures, findings and report.")] = Path(
         "reports"
     ),
@@ -112,7 +120,16 @@ def analyse(
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
         results = paper_results(runs, parent, wanted, grid=asked.grid if asked else None, current=current)
-        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command, results=results)
+        files = write(
+            out,
+            table,
+            parent=parent,
+            runs=runs,
+            doubts=doubts,
+            command=command,
+            results=results,
+            link=links(parent, ui),
+        )
     show(table, doubts, files, parent=parent)
 
 
@@ -125,10 +142,11 @@ def write(
     doubts: list[str],
     command: str,
     results: Sequence[PaperResult] = (),
+    link: Link | None = None,
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
 
-    `results` are the tables of the paper that the runs give.
+    `results` are the tables of the paper that the runs give, `link` the address of a run in MLflow's pages.
 
     Raises `InputError` where that cannot be.
     """
@@ -143,6 +161,7 @@ def write(
         command=command,
         sections=sections(source, drawn, found),
         extra=fragments(results),
+        link=link,
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -150,7 +169,7 @@ def write(
         (out / "report.html").write_text(page, encoding="utf-8")
         (out / "table.md").write_text(markdown, encoding="utf-8")
         (out / "table.csv").write_text(table.to_polars().write_csv(), encoding="utf-8")
-        words = findings.to_markdown(found, parent=parent, doubts=doubts, command=command)
+        words = findings.to_markdown(found, parent=parent, doubts=doubts, command=command, link=link)
         (out / "findings.md").write_text(words, encoding="utf-8")
         figures = [
             path

@@ -21,6 +21,8 @@ FAILS: Verdict = "does not hold"
 UNKNOWN: Verdict = "cannot be told from these runs"
 MOST = 24
 """More lines of evidence than these are counted, not shown."""
+MOST_RUNS = 6
+"""More runs than these behind one line are counted, not named."""
 SIGNS = {1: "for it", 0: "not clear", -1: "against it"}
 
 
@@ -165,7 +167,7 @@ def to_markdown(
             lines += ["", "| Compared | Numbers | Says | Rests on | Runs |", "|---|---|---|---|---|"]
             lines += [
                 f"| {_cell(e.subject)} | {_cell(e.numbers)} | {SIGNS[e.sign]} | {e.basis} | "
-                f"{', '.join(_run(run, link) for run in e.run_ids)} |"
+                f"{_runs(e.run_ids, link)} |"
                 for e in one.evidence[:MOST]
             ]
         if len(one.evidence) > MOST:
@@ -175,6 +177,13 @@ def to_markdown(
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _runs(run_ids: Sequence[str], link: Callable[[str], str] | None) -> str:
+    named = [_run(run_id, link) for run_id in run_ids[:MOST_RUNS]]
+    if len(run_ids) > MOST_RUNS:
+        named.append(f"{len(run_ids) - MOST_RUNS} more")
+    return ", ".join(named)
 
 
 def _run(run_id: str, link: Callable[[str], str] | None) -> str:

@@ -12,6 +12,9 @@ from analysis.protocol import in_pixels, tracked_settings
 from analysis.runs import FINISHED, Parent
 from analysis.tables.robustness import RobustnessTable, Row, cell
 
+MOST_NAMED = 20
+"""So many networks or runs are named for one reason; of more it is said how many."""
+
 
 def flags(table: RobustnessTable, runs: pl.DataFrame, parent: Parent) -> list[str]:
     """One sentence per reason for doubt, in plain text; an empty list where there is none.
@@ -172,7 +175,15 @@ def _disagreements(runs: pl.DataFrame) -> Iterable[str]:
                 )
 
 
-def _impossible(table: RobustnessTable) -> Iterable[str]:
+def _impossible(table: RobustnessTable) -> list[str]:
+    found = list(_above_clean(table))
+    if len(found) > MOST_NAMED:
+        more = f"{len(found) - MOST_NAMED} more networks have accuracies under attack above the clean one."
+        return [*found[:MOST_NAMED], more]
+    return found
+
+
+def _above_clean(table: RobustnessTable) -> Iterable[str]:
     for row in table.rows:
         clean = row.cells["clean"]
         above = [
@@ -199,7 +210,9 @@ def _unfinished(runs: pl.DataFrame) -> str:
     others = runs.filter(pl.col("status") != FINISHED)
     if others.is_empty():
         return ""
-    listed = [f"{run['run_id']} ({run['status'].lower()})" for run in others.iter_rows(named=True)]
+    listed = [f"{run['run_id']} ({run['status'].lower()})" for run in others.head(MOST_NAMED).to_dicts()]
+    if others.height > MOST_NAMED:
+        listed.append(f"{others.height - MOST_NAMED} more")
     return f"Attack runs without a result, not shown: {', '.join(listed)}."
 
 

@@ -15,6 +15,7 @@ from analysis import names, sparsity
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.drawing import FURTHER_STYLES, INK, MUTED, SERIES_STYLES
 from analysis.figures.drawing import render as render_figure
+from analysis.links import LOCAL_UI, Link
 from analysis.notes import attack_params, computed_on, missing_cells
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
@@ -56,6 +57,8 @@ FIELDS = (
     "in_worst_case",
 )
 PIXELS = ("eps", "step_size")
+MOST_SHOWN = 200
+"""Rows of a table of single networks or runs: a page with thousands of them opens on no phone."""
 
 
 def render(
@@ -68,12 +71,13 @@ def render(
     command: str,
     sections: Any = None,
     extra: Sequence[Markup] = (),
+    link: Link | None = None,
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
     `analysis.notes.flags` says, `command` what writes the page again, `sections` what follows the table
-    (`analysis.sections`), `extra` further sections.
+    (`analysis.sections`), `extra` further sections, `link` the address of MLflow's page of a run.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -83,6 +87,7 @@ def render(
         undefined=StrictUndefined,
     )
     environment.filters["code"] = _code
+    missing, stages = missing_cells(table), _stages(all_runs, link)
     return environment.get_template("report.html.j2").render(
         title=title(table),
         facts=_facts(table, parent),
@@ -93,7 +98,9 @@ def render(
         rows=_rows(table, table.main_columns, cells),
         adaptive=_adaptive(table),
         masking=_masking(table),
-        missing=missing_cells(table),
+        left_out=max(0, len(table.rows) - MOST_SHOWN),
+        missing=missing[:MOST_SHOWN],
+        missing_left_out=max(0, len(missing) - MOST_SHOWN),
         command=command,
         sections=sections,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,
@@ -102,9 +109,12 @@ def render(
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),
         teachers=_teachers(table),
-        provenance=[_provenance(row) for row in table.rows],
-        stages=_stages(all_runs),
+        provenance=[_provenance(row, link) for row in table.rows[:MOST_SHOWN]],
+        stages=stages[:MOST_SHOWN],
+        stages_left_out=max(0, len(stages) - MOST_SHOWN),
         parent=parent,
+        page=link(parent.run_id) if link else "",
+        local_ui=LOCAL_UI,
         paper=PAPER,
         extra=extra,
     )
@@ -168,7 +178,7 @@ def _rows(
     The first cells of a row are those of the columns `accuracies`.
     """
     found = []
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         entries = []
         for column, cell in zip_longest(accuracies, cells_of(table, row)):
             change = change_against_dense(table, row, column) if column and not row.is_dense else None
@@ -199,7 +209,7 @@ def _masking(table: RobustnessTable) -> dict[str, Any] | None:
         "introduction": masking.INTRODUCTION,
         "caption": masking.caption(table),
         "headings": masking.headings(table),
-        "rows": [(row.label, row.is_dense, masking.cells(table, row)) for row in table.rows],
+        "rows": [(row.label, row.is_dense, masking.cells(table, row)) for row in table.rows[:MOST_SHOWN]],
     }
 
 
@@ -272,7 +282,7 @@ def _zero_gradients(table: RobustnessTable, runs: pl.DataFrame) -> dict[str, Any
         return None
     by_id = {run["run_id"]: run for run in runs.iter_rows(named=True)}
     lines = []
-    for row in table.rows:
+    for row in table.rows[:MOST_SHOWN]:
         run = by_id.get(row.tracked["run_id"])
         if run is not None:
             lines.append((row.label, [_share(run, attack) for attack in attacks]))
@@ -295,11 +305,12 @@ def _teachers(table: RobustnessTable) -> list[str]:
     return sorted(found)
 
 
-def _provenance(row: Row) -> dict[str, Any]:
+def _provenance(row: Row, link: Link | None) -> dict[str, Any]:
     tracked = row.tracked
     return {
         "label": row.label,
         "run": tracked["run_id"],
+        "page": link(tracked["run_id"]) if link and tracked["run_id"] else "",
         "key": tracked["key"],
         "commit": tracked["git_commit"],
         "dirty": tracked["git_dirty"],
@@ -308,10 +319,11 @@ def _provenance(row: Row) -> dict[str, Any]:
         "images": row.images,
         "device": computed_on(tracked["device"], tracked["threads"]),
         "seconds": seconds(tracked["seconds"]),
+        "taken": tracked["seconds"] or "",
     }
 
 
-def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
+def _stages(runs: pl.DataFrame, link: Link | None) -> list[dict[str, Any]]:
     """The stages before the attacks."""
     order = ("prepare", "pretrain", "defend", "distill", "finetune")
     found = []
@@ -323,11 +335,13 @@ def _stages(runs: pl.DataFrame) -> list[dict[str, Any]]:
             {
                 "place": (order.index(run["stage"]), names.variant_order(run)),
                 "stage": f"{run['stage']}: {subject}" if subject else run["stage"],
+                "page": link(run["run_id"]) if link else "",
                 "key": run["key"],
                 "commit": run["git_commit"],
                 "dirty": run["git_dirty"],
                 "device": computed_on(run["device"], run["threads"]),
                 "seconds": seconds(run["seconds"]) if run["status"] == FINISHED else run["status"].lower(),
+                "taken": (run["seconds"] or "") if run["status"] == FINISHED else "",
             }
         )
     return sorted(found, key=lambda stage: stage["place"])

@@ -85,6 +85,7 @@ class Parent:
     run_id: str
     name: str
     experiment: str
+    experiment_id: str
     tracking_uri: str
     tags: dict[str, str]
     wanted: Remedy  # for the set that was asked for, whether or not this is it
@@ -139,6 +140,7 @@ def find_parent(
             run_id=parent.info.run_id,
             name=parent.info.run_name or parent.info.run_id,
             experiment=experiment,
+            experiment_id=found.experiment_id,
             tracking_uri=tracking_uri,
             tags=dict(parent.data.tags),
             wanted=remedy,

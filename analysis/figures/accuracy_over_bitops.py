@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import names
 from analysis.comparison import Share
-from analysis.figures.drawing import INK, MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
+from analysis.figures.drawing import INK, MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid, settle
 from analysis.figures.drawing import save as save_figure
 from analysis.summary import STRAIGHT, attack_pair
 from analysis.tables.robustness import RobustnessTable, Row
@@ -65,14 +65,13 @@ def draw(table: RobustnessTable) -> Figure | None:
         if opened:
             key_line = f"filled: ratio; open: {' or '.join(opened)}; {key_line}"
         figure.supxlabel(key_line, fontsize=7.5, color=MUTED)
-        # Constrained layout settles now, inside these settings, and not when the figure is saved.
-        figure.canvas.draw()
+        settle(figure)
     return figure
 
 
 def save(table: RobustnessTable, folder: Path) -> list[Path]:
     """Write accuracy_over_bitops.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    return save_figure(lambda: draw(table), folder, "accuracy_over_bitops")
+    return save_figure(draw(table), folder, "accuracy_over_bitops")
 
 
 def _panel(row: Row) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How all figures look, and how they become files that are the same every time."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -51,15 +51,20 @@ def render(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def save(draw: Callable[[], Figure | None], folder: Path, name: str) -> list[Path]:
+def settle(figure: Figure) -> None:
+    """Lay `figure` out for good: inside the settings, and not again for every file, which takes longest."""
+    for _ in range(2):  # once more with the sizes that the first time has found
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def save(figure: Figure | None, folder: Path, name: str) -> list[Path]:
     """Write <name>.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
+    if figure is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for kind in FORMATS:
-        # A figure per format: the backends leave their traces in it.
-        figure = draw()
-        if figure is None:
-            return []
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.{kind}"
         path.write_bytes(render(figure, kind))
         written.append(path)

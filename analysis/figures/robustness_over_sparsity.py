@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import names
-from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
+from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid, settle
 from analysis.figures.drawing import save as save_figure
 from analysis.sparsity import METHODS, Study, balls, distances, estimate, studies
 from analysis.tables.robustness import RobustnessTable
@@ -44,14 +44,13 @@ def draw(table: RobustnessTable) -> Figure | None:
         FigureCanvasAgg(figure)
         for part, study in zip(figure.subfigures(len(found), 1, squeeze=False)[:, 0], found, strict=True):
             _draw_study(part, table, study, radii)
-        # Constrained layout settles now, inside these settings, and not when the figure is saved.
-        figure.canvas.draw()
+        settle(figure)
     return figure
 
 
 def save(table: RobustnessTable, folder: Path) -> list[Path]:
     """Write the figure as .svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    return save_figure(lambda: draw(table), folder, NAME)
+    return save_figure(draw(table), folder, NAME)
 
 
 def _draw_study(part: SubFigure, table: RobustnessTable, study: Study, radii: dict[str, list[str]]) -> None:

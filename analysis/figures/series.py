@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.typing import LineStyleType
 
 from analysis.comparison import Estimate
-from analysis.figures.drawing import FURTHER_STYLES, MUTED, SERIES_STYLES, points_with_bars
+from analysis.figures.drawing import FURTHER_STYLES, MUTED, SERIES_STYLES, points_with_bars, settle
 from analysis.networks import Network
 
 PAPER_RATIOS = (0.9, 0.99)
@@ -141,10 +141,7 @@ def shared_legend(figure: Figure, *, columns: int = 4) -> None:
 def foot(figure: Figure, text: str) -> None:
     """Small lines below everything that say how to read it; then the layout is settled for good."""
     figure.supxlabel(text, fontsize=7, color=MUTED)
-    # Inside the settings, and not again for every file: laying out takes longer than drawing.
-    for _ in range(2):  # once more with the sizes that the first time has found
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
 
 
 def panel_title(ax: Axes, text: str) -> None:

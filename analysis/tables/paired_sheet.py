@@ -1,5 +1,6 @@
 """The paired tests of a table of the paper as a sheet: who is better on the same images."""
 
+import re
 from collections.abc import Sequence
 
 from analysis import names
@@ -9,6 +10,7 @@ from analysis.paper_tables import PaperTable
 from analysis.tables.sheet import BEST, Sheet, SheetBlock, SheetCell, SheetLine
 
 LEVEL = 0.05
+CITATION = re.compile(r" \([^()]*\d{4}\)$")
 
 
 def to_sheet(table: PaperTable, tests: Sequence[PairedTest], *, without_records: int = 0) -> Sheet:
@@ -61,7 +63,8 @@ def _lines(tests: Sequence[PairedTest], columns: Sequence[str]) -> tuple[SheetLi
 
 
 def _cell(test: PairedTest) -> SheetCell:
-    against = (f"against {test.against}",) if test.role == BEST_BASELINE else ()
+    # whose method it is stands in the table of accuracies
+    against = (f"against {CITATION.sub('', test.against)}",) if test.role == BEST_BASELINE else ()
     return SheetCell(
         main=names.points(test.difference),
         details=(*against, f"{test.only_ours} : {test.only_theirs}", p_text(test.adjusted)),

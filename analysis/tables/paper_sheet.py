@@ -240,7 +240,7 @@ def _orders(table: PaperTable, datasets: Sequence[str]) -> list[SheetLine]:
         if any(cell.main for cell in cells):
             suffix = f", noise fine-tuned on {objective} images" if objective else ""
             label = f"Pairs of methods in the paper's order{suffix}"
-            lines.append(SheetLine(label=label, cells=tuple(cells), is_derived=True))
+            lines.append(SheetLine(label=label, cells=tuple(cells), is_derived=True, of_all=True))
     return lines
 
 

@@ -21,12 +21,16 @@ class SheetCell:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetLine:
-    """A row; `is_derived` where it says something about other rows and is no method itself."""
+    """A row; `is_derived` where it says something about other rows and is no method itself.
+
+    Such a row speaks of the one above it, or with `of_all` of all rows, below which it stays.
+    """
 
     label: str
     cells: tuple[SheetCell, ...]
     details: tuple[str, ...] = ()
     is_derived: bool = False
+    of_all: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

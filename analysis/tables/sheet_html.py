@@ -44,10 +44,11 @@ def _note(note: str) -> str:
 
 
 def _row(line: SheetLine, headings: tuple[str, ...]) -> str:
-    derived = ' class="derived"' if line.is_derived else ""
-    details = "".join(f'<span class="interval">{escape(detail)}</span>' for detail in line.details)
+    kinds = [name for name, is_so in (("derived", line.is_derived), ("last", line.of_all)) if is_so]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    details = _details(line.details)
     cells = "".join(_cell(cell, heading) for cell, heading in zip(line.cells, headings[1:], strict=True))
-    return f'<tr{derived}><th scope="row">{escape(line.label)}{details}</th>{cells}</tr>'
+    return f'<tr{kind}><th scope="row">{escape(line.label)}{details}</th>{cells}</tr>'
 
 
 def _cell(cell: SheetCell, heading: str) -> str:
@@ -60,6 +61,19 @@ def _cell(cell: SheetCell, heading: str) -> str:
         main = f"<u>{main}</u>"
     # a title is out of reach without a mouse: the notes file has all of them
     hover = f' title="{escape(cell.hover)}"' if cell.hover else ""
-    details = "".join(f'<span class="interval">{escape(detail)}</span>' for detail in cell.details)
     kind = ' class="missing"' if cell.is_gap else ""
-    return f'<td{kind} data-heading="{escape(heading)}"><span{hover}>{main}</span>{details}</td>'
+    title = escape(heading)
+    return f'<td{kind} data-heading="{title}"><span{hover}>{main}</span>{_details(cell.details)}</td>'
+
+
+def _details(details: tuple[str, ...]) -> str:
+    """Small lines that break at their commas only."""
+    if not details:
+        return ""
+    lines = []
+    for detail in details:
+        *first, last = detail.split(", ")
+        parts = [*(f"{part}," for part in first), last]
+        spans = " ".join(f'<span class="part">{escape(part)}</span>' for part in parts)
+        lines.append(f'<span class="interval">{spans}</span>')
+    return f'<span class="details">{"".join(lines)}</span>'

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from analysis import findings, report
 from analysis.current import read_current_grid, read_current_set
-from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.catalogue import Source, draw_all, save_all
+from analysis.figures.drawing import save
 from analysis.files import RunFiles
 from analysis.findings_claims import find
 from analysis.links import Link, links
@@ -152,6 +152,7 @@ def write(
     """
     source = Source(runs=runs, files=RunFiles(parent.tracking_uri))
     drawn, found = draw_all(source), find(runs)
+    of_table = report.table_figures(table)
     page = report.render(
         table,
         parent=parent,
@@ -162,6 +163,7 @@ def write(
         sections=sections(source, drawn, found),
         extra=fragments(results),
         link=link,
+        drawn=of_table,
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -171,11 +173,7 @@ def write(
         (out / "table.csv").write_text(table.to_polars().write_csv(), encoding="utf-8")
         words = findings.to_markdown(found, parent=parent, doubts=doubts, command=command, link=link)
         (out / "findings.md").write_text(words, encoding="utf-8")
-        figures = [
-            path
-            for kind in (accuracy_over_bitops, robustness_over_sparsity)
-            for path in kind.save(table, out / "figures")
-        ]
+        figures = [path for name, one in of_table.items() for path in save(one, out / "figures", name)]
         figures += save_all(drawn, out / "figures")
         tables = write_paper_tables(out / "tables", results) if results else []
     except OSError as error:

@@ -72,12 +72,14 @@ def render(
     sections: Any = None,
     extra: Sequence[Markup] = (),
     link: Link | None = None,
+    drawn: Mapping[str, Figure | None] | None = None,
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
     `analysis.notes.flags` says, `command` what writes the page again, `sections` what follows the table
-    (`analysis.sections`), `extra` further sections, `link` the address of MLflow's page of a run.
+    (`analysis.sections`), `extra` further sections, `link` the address of MLflow's page of a run,
+    `drawn` the figures of the table (`table_figures`) where they have been drawn before.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -87,6 +89,7 @@ def render(
         undefined=StrictUndefined,
     )
     environment.filters["code"] = _code
+    drawn = table_figures(table) if drawn is None else drawn
     missing, stages = missing_cells(table), _stages(all_runs, link)
     return environment.get_template("report.html.j2").render(
         title=title(table),
@@ -104,8 +107,8 @@ def render(
         command=command,
         sections=sections,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,
-        figure=_inlined(accuracy_over_bitops.draw(table), "figure-caption"),
-        sparsity=_sparsity(table),
+        figure=_inlined(drawn[accuracy_over_bitops.NAME], "figure-caption"),
+        sparsity=_sparsity(table, drawn[robustness_over_sparsity.NAME]),
         protocol=_protocol(table),
         zero_gradients=_zero_gradients(table, attack_runs),
         teachers=_teachers(table),
@@ -118,6 +121,11 @@ def render(
         paper=PAPER,
         extra=extra,
     )
+
+
+def table_figures(table: RobustnessTable) -> dict[str, Figure | None]:
+    """The figures that show `table`, by the names of their files; None where it has not what one shows."""
+    return {kind.NAME: kind.draw(table) for kind in (accuracy_over_bitops, robustness_over_sparsity)}
 
 
 def title(table: RobustnessTable) -> str:
@@ -213,9 +221,9 @@ def _masking(table: RobustnessTable) -> dict[str, Any] | None:
     }
 
 
-def _sparsity(table: RobustnessTable) -> dict[str, Any] | None:
+def _sparsity(table: RobustnessTable, figure: Figure | None) -> dict[str, Any] | None:
     """Robustness over sparsity, as a figure and in words; None if there are no sparse networks to compare."""
-    drawn = _inlined(robustness_over_sparsity.draw(table), "sparsity-caption")
+    drawn = _inlined(figure, "sparsity-caption")
     if drawn is None:
         return None
     found = sparsity.studies(table)

@@ -1,7 +1,6 @@
 """Accuracy over cost: what a network that computes less still gets right."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -12,17 +11,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from analysis import names
 from analysis.comparison import Share
 from analysis.figures.drawing import INK, MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid, settle
-from analysis.figures.drawing import save as save_figure
 from analysis.summary import STRAIGHT, attack_pair
 from analysis.tables.robustness import RobustnessTable, Row
 
+NAME = "accuracy_over_bitops"
 # Left end of the horizontal axis: the names of the series stand between it and zero.
 LEFT = -38
 # Points of one network are set side by side by this much (percent of the dense BitOPs), so that their
 # error bars can be told apart.
 SIDESTEP = 0.9
 PANEL = ("model", "dataset", "objective", "seed", "trained_by", "pretrain_epochs")
-MOST_PANELS = 12
+MOST_PANELS = 6
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
@@ -67,11 +66,6 @@ def draw(table: RobustnessTable) -> Figure | None:
         figure.supxlabel(key_line, fontsize=7.5, color=MUTED)
         settle(figure)
     return figure
-
-
-def save(table: RobustnessTable, folder: Path) -> list[Path]:
-    """Write accuracy_over_bitops.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    return save_figure(draw(table), folder, "accuracy_over_bitops")
 
 
 def _panel(row: Row) -> tuple[str, ...]:

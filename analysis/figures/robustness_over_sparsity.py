@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import isfinite, log10
-from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -12,7 +11,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import names
 from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid, settle
-from analysis.figures.drawing import save as save_figure
 from analysis.sparsity import METHODS, Study, balls, distances, estimate, studies
 from analysis.tables.robustness import RobustnessTable
 
@@ -46,11 +44,6 @@ def draw(table: RobustnessTable) -> Figure | None:
             _draw_study(part, table, study, radii)
         settle(figure)
     return figure
-
-
-def save(table: RobustnessTable, folder: Path) -> list[Path]:
-    """Write the figure as .svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    return save_figure(draw(table), folder, NAME)
 
 
 def _draw_study(part: SubFigure, table: RobustnessTable, study: Study, radii: dict[str, list[str]]) -> None:

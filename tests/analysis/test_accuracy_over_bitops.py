@@ -7,8 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 from recorded_runs import DENSE, Recorded, Recorder, noise, read_back
 
-from analysis.figures.accuracy_over_bitops import _spread, draw, save
-from analysis.figures.drawing import FORMATS, SERIES_STYLES, render
+from analysis.figures.accuracy_over_bitops import NAME, _spread, draw
+from analysis.figures.drawing import FORMATS, SERIES_STYLES, render, save
 from analysis.tables.robustness import RobustnessTable, build_table
 
 
@@ -18,7 +18,7 @@ def table(demo: Recorded) -> RobustnessTable:
 
 
 def test_two_runs_write_the_same_bytes(table: RobustnessTable, tmp_path: Path) -> None:
-    first, second = save(table, tmp_path / "a"), save(table, tmp_path / "b")
+    first, second = (save(draw(table), tmp_path / folder, NAME) for folder in ("a", "b"))
     assert [path.name for path in first] == [f"accuracy_over_bitops.{kind}" for kind in FORMATS]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -143,7 +143,7 @@ def test_the_svg_is_well_formed_and_has_no_date(table: RobustnessTable) -> None:
 def test_nothing_to_draw_is_no_file(tmp_path: Path, table: RobustnessTable) -> None:
     alone = RobustnessTable(columns=table.columns, rows=table.rows[:1])
     assert draw(alone) is None
-    assert save(alone, tmp_path / "figures") == []
+    assert save(draw(alone), tmp_path / "figures", NAME) == []
     assert not (tmp_path / "figures").exists()
 
 

@@ -11,7 +11,7 @@ from recorded_runs import DENSE, Recorded, Recorder, flat, read_back
 
 from analysis import report, sparsity
 from analysis.figures import robustness_over_sparsity as figure
-from analysis.figures.drawing import FORMATS, render
+from analysis.figures.drawing import FORMATS, render, save
 from analysis.notes import flags
 from analysis.summary import summarise
 from analysis.tables.robustness import RobustnessTable, build_table
@@ -184,7 +184,7 @@ def test_too_few_sparse_networks_draw_nothing(
     recorded = record(start=400, **curves)
     table = build_table(recorded.runs)
     assert sparsity.studies(table) == []
-    assert figure.save(table, tmp_path / "figures") == []
+    assert save(figure.draw(table), tmp_path / "figures", figure.NAME) == []
     assert not (tmp_path / "figures").exists()
     assert "Robustness over sparsity" not in page(recorded, table)
 
@@ -250,7 +250,7 @@ def test_points_stand_at_their_numbers(record: Recording) -> None:
 
 def test_two_runs_write_the_same_bytes(record: Recording, tmp_path: Path) -> None:
     table = build_table(record(magnitude=RISE_AND_FALL, surgery=FALL).runs)
-    first, second = figure.save(table, tmp_path / "a"), figure.save(table, tmp_path / "b")
+    first, second = (save(figure.draw(table), tmp_path / folder, figure.NAME) for folder in ("a", "b"))
     assert [path.name for path in first] == [f"robustness_over_sparsity.{kind}" for kind in FORMATS]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()

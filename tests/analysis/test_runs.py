@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from recorded_runs import DENSE, IMAGES, Recorded, Recorder, noise, read_back
+from recorded_runs import DENSE, IMAGES, Recorded, Recorder, flat, noise, read_back
 
 from analysis import load_runs
 from analysis.runs import COLUMNS, NothingTrackedError, find_parent, stage_runs
@@ -90,3 +90,18 @@ def test_values_that_are_no_numbers_become_null(recorder: Recorder) -> None:
         None
     ] * 5
     assert run["bitops_measured"] == 1.0
+
+
+def test_where_no_attack_counts_there_is_no_worst_case(recorder: Recorder) -> None:
+    def columns(experiment: str, **attacks: dict[str, str]) -> set[str]:
+        parent = recorder.parent(experiment)
+        counts = {name: 40 for name in attacks} | {"clean": 50, "worst_case": 50}
+        recorder.attack(parent, DENSE, counts, params=flat(attacks))
+        found = read_back(recorder, experiment, {}).runs.columns
+        return {name.partition("/")[2] for name in found if name.startswith(("correct/", "accuracy/"))}
+
+    curve = {"kind": "pgd", "steps": "10", "eps": "0.0313725", "in_worst_case": "False"}
+    smallest = {"kind": "deepfool", "steps": "50"}
+    counted = {"kind": "fgsm", "eps": "0.0313725"}
+    assert columns("curves", pgd10=curve, deepfool=smallest) == {"clean", "pgd10", "deepfool"}
+    assert columns("counted", pgd10=curve, fgsm=counted) == {"clean", "pgd10", "fgsm", "worst_case"}

@@ -95,7 +95,7 @@ def test_values_that_are_no_numbers_become_null(recorder: Recorder) -> None:
 def test_where_no_attack_counts_there_is_no_worst_case(recorder: Recorder) -> None:
     def columns(experiment: str, **attacks: dict[str, str]) -> set[str]:
         parent = recorder.parent(experiment)
-        counts = {name: 40 for name in attacks} | {"clean": 50, "worst_case": 50}
+        counts = dict.fromkeys(attacks, 40) | {"clean": 50, "worst_case": 50}
         recorder.attack(parent, DENSE, counts, params=flat(attacks))
         found = read_back(recorder, experiment, {}).runs.columns
         return {name.partition("/")[2] for name in found if name.startswith(("correct/", "accuracy/"))}

@@ -34,6 +34,8 @@ KNOWN_ATTACK = re.compile(
     r"(?P<family>fgsm|pgd|mifgsm)(?=.*(?P<straight>_straight_through)|)(?P<steps>\d*)"
     r"(?:_straight_through)?(?:_eps(?P<radius>\d+))?(?:_straight_through)?"
 )
+# An adaptive attack over its radius.
+ADAPTIVE_AT_RADIUS = re.compile(rf"(?P<attack>{'|'.join(ADAPTIVE)})_eps(?P<radius>\d+)")
 # What the pipeline does unless told otherwise; a variant's label names only what departs from it.
 USUAL: dict[str, Any] = {
     "target": "non_essential",
@@ -66,6 +68,9 @@ def attack_order(names: Iterable[str]) -> list[str]:
                 (straight, family, int(known["radius"] or 0), int(known["steps"] or 0)),
                 name,
             )
+        if known := ADAPTIVE_AT_RADIUS.fullmatch(name):
+            of_radius = (list(ADAPTIVE).index(known["attack"]), int(known["radius"]))
+            return ORDER.index("adaptive"), (len(ADAPTIVE), *of_radius), name  # after those of the protocol
         for group, members in GROUPS.items():
             if name in members:
                 return ORDER.index(group), (list(members).index(name),), name
@@ -77,15 +82,23 @@ def attack_order(names: Iterable[str]) -> list[str]:
 def column_name(column: str) -> str:
     """The heading of a column: "PGD-20, straight-through" for `pgd20_straight_through`.
 
-    >>> column_name("clean"), column_name("pgd50_eps12"), column_name("square_5000")
-    ('Clean', 'PGD-50, 12/255', 'square 5000')
+    >>> column_name("pgd50_eps12"), column_name("apgd_ce_eps4"), column_name("square_5000")
+    ('PGD-50, 12/255', 'APGD-CE, 4/255', 'square 5000')
     """
+    if known := ADAPTIVE_AT_RADIUS.fullmatch(column):
+        return f"{ADAPTIVE[known['attack']]}, {known['radius']}/255"
     known = KNOWN_ATTACK.fullmatch(column)
     if known is None:
         return TITLES.get(column, column.replace("_", " "))
     steps = f"-{known['steps']}" if known["steps"] else ""
     radius = f", {known['radius']}/255" if known["radius"] else ""
     return FAMILIES[known["family"]] + steps + radius + (", straight-through" if known["straight"] else "")
+
+
+def at_its_radius(column: str) -> str:
+    """The adaptive attack that `column` is at another radius: "apgd_ce" for "apgd_ce_eps4"; else itself."""
+    known = ADAPTIVE_AT_RADIUS.fullmatch(column)
+    return known["attack"] if known else column
 
 
 def listed(words: Iterable[str]) -> str:

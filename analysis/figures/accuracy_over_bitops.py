@@ -1,6 +1,7 @@
 """Accuracy over cost: what a network that computes less still gets right."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ LEFT = -38
 SIDESTEP = 0.9
 PANEL = ("model", "dataset", "objective", "seed", "trained_by", "pretrain_epochs")
 MOST_PANELS = 6
+TITLE_WIDTH = 56  # characters
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
@@ -85,7 +87,7 @@ def _title(row: Row, several: list[str]) -> str:
 def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list[str], title: str) -> None:
     ax.set_ylabel("Accuracy in %")
     quiet_grid(ax)
-    ax.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=25)
+    ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=9, fontweight="bold", pad=25)
     dense = table.dense_for(rows[0])
     labels: list[tuple[float, str, str]] = []
     for place, (column, (colour, marker, line)) in enumerate(zip(columns, SERIES_STYLES, strict=False)):

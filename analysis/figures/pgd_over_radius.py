@@ -27,7 +27,7 @@ from analysis.figures.series import (
 from analysis.networks import Attack, Measured, Network, change, networks, teacher_of
 
 WIDTH, HEIGHT = 2.5, 2.6  # inches, of a panel
-FEWEST_RADII = 2
+FEWEST = 2
 SIDESTEP = 0.03
 
 
@@ -38,11 +38,13 @@ def draw(runs: pl.DataFrame) -> Figure:
     the steps of PGD, blocked gradients filled and joined, straight-through ones open. The last panel has the
     gain over the dense network in percentage points, under PGD with blocked gradients of the most steps, over
     the radius; grey crosses are the gains that the paper prints for 90% and 99% noise.
-    Raises `NothingToDrawError` unless a network was under PGD of two radii.
+    Raises `NothingToDrawError` unless a network was under PGD of two radii and two numbers of steps.
     """
-    subjects = grids(runs)
+    subjects = grids(runs, fewest_steps=FEWEST)
     if not subjects:
-        raise NothingToDrawError("no network was under PGD of several radii (grid figure3 or small-figure3)")
+        raise NothingToDrawError(
+            "no network was under PGD of several radii and numbers of steps (grid figure3 or small-figure3)"
+        )
     radii = sorted({radius for own in subjects.values() for one in own for radius, _, _ in pgd_grid(one)})
     notes = []
     for subject, own in subjects.items():
@@ -71,12 +73,16 @@ def draw(runs: pl.DataFrame) -> Figure:
     return figure
 
 
-def grids(runs: pl.DataFrame) -> dict[str, list[Network]]:
-    """By architecture and data: the networks that were under PGD of several radii."""
+def grids(runs: pl.DataFrame, *, fewest_steps: int = 1) -> dict[str, list[Network]]:
+    """By architecture and data: the networks that were under PGD of several radii.
+
+    With at least `fewest_steps` different numbers of steps.
+    """
     found: dict[str, list[Network]] = {}
     for network in networks(runs):
-        radii = {radius for radius, _, gradient in pgd_grid(network) if gradient == "blocked"}
-        if len(radii) >= FEWEST_RADII:
+        grid = [(radius, steps) for radius, steps, gradient in pgd_grid(network) if gradient == "blocked"]
+        radii, steps = ({place[axis] for place in grid} for axis in (0, 1))
+        if len(radii) >= FEWEST and len(steps) >= fewest_steps:
             found.setdefault(network.subject, []).append(network)
     return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import polars as pl
 from matplotlib import rc_context
@@ -116,6 +117,7 @@ def draw(runs: pl.DataFrame) -> Figure:
                 panel_title(ax, f"{subject}\n{family}" if ax is line[0] else f"\n{family}")
             line[0].set_ylabel("Accuracy in %")
         ticks = sorted({radius for one in found for radius, _ in one.points})
+        top = 10 * ceil(10 * max(number.interval[1] for one in found for _, number in one.points))  # percent
         for ax in axes[-1]:
             ax.set_xlabel("radius, 1/255")
         axes[0][0].set_xscale("symlog", base=2, linthresh=min(tick for tick in ticks if tick > 0))
@@ -124,7 +126,7 @@ def draw(runs: pl.DataFrame) -> Figure:
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.set_xlim(-0.3 * ticks[1], ticks[-1] * 1.3)
-            ax.set_ylim(-2, 102)
+            ax.set_ylim(-0.02 * top, 1.02 * top)
         shared_legend(figure, columns=3 if len(families) > 1 else 2)
         every = [number for one in found for _, number in one.points]
         rest = counted([one.images for one in every], [one.seeds for one in every])

@@ -43,11 +43,11 @@ def _gradients(table: RobustnessTable) -> list[str]:
     }
     sentences = []
     for gradient, what in said.items():
-        attacks = [
-            names.column_name(column)
+        attacks = {
+            names.column_name(names.at_its_radius(column)): None  # in the order of the columns
             for column in table.adaptive_columns
             if table.settings.get(column, {}).get("gradient") == gradient
-        ]
+        }
         if attacks:
             sentences.append(f"Attacks that {what}: {names.listed(attacks)}.")
     return sentences

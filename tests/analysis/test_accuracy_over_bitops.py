@@ -42,7 +42,7 @@ def test_a_panel_is_named_by_what_departs_from_the_usual(recorder: Recorder) -> 
         recorder.attack(parent, tags, {"clean": 100, "pgd20": 50})
     figure = draw(build_table(read_back(recorder, "panels", {}).runs))
     assert figure is not None
-    titles = {ax.get_title(loc="left") for ax in figure.axes}
+    titles = {ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes}
     usual = "small_resnet on digits, fine-tuned on clean images"
     assert titles == {usual, f"{usual}, bits 3"}
 

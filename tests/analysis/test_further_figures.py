@@ -278,3 +278,17 @@ def test_a_reason_names_what_computes_it(demo: Recorded) -> None:
         hardware_over_noise.draw(demo.runs)
     with pytest.raises(NothingToDrawError, match="no finished run"):
         cost_of_runs.draw(demo.runs.filter(pl.col("stage") == "simulate"))
+
+
+def test_figure3_needs_several_numbers_of_steps_and_a_security_curve_does_not(recorder: Recorder) -> None:
+    attacks = {
+        f"pgd20_eps{eps}": {"kind": "pgd", "eps": str(eps / 255), "steps": "20", "gradient": "blocked"}
+        for eps in (2, 4, 8)
+    }
+    parent = recorder.parent("one length")
+    recorder.attack(parent, DENSE, {"clean": 90} | dict.fromkeys(attacks, 50), params=flat(attacks))
+    runs = read_back(recorder, "one length", {}).runs
+    with pytest.raises(NothingToDrawError, match="numbers of steps"):
+        pgd_over_radius.draw(runs)
+    [curve] = security_curves.security_curves(runs)
+    assert [radius for radius, _ in curve.points] == [0, 2, 4, 8]

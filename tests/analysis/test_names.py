@@ -38,6 +38,7 @@ def test_protocols_and_grids_have_their_order() -> None:
         *("fgsm", "pgd20", "mifgsm", "cw_l2", "deepfool", "autoattack_torchattacks"),
         *("pgd20_straight_through", "pgd10_eps8", "pgd100_eps8", "pgd10_eps12", "pgd100_eps12"),
         *("transfer", "apgd_ce", "apgd_dlr_targeted", "square", "autoattack_standard"),
+        *("apgd_ce_eps4", "apgd_ce_eps16", "square_eps4"),  # after the protocol
         *("zoo", "pgd2_probe", "pgd20_unbounded_probe", "worst_case"),
     ]
     assert names.attack_order(reversed(wanted)) == wanted

@@ -190,9 +190,21 @@ def _rows(
         entries = []
         for column, cell in zip_longest(accuracies, cells_of(table, row)):
             change = change_against_dense(table, row, column) if column and not row.is_dense else None
-            entries.append({"cell": cell, "sign": change.sign if change else 0})
+            hover = _behind(row, column) if column and not cell.is_gap else ""
+            entries.append({"cell": cell, "sign": change.sign if change else 0, "hover": hover})
         found.append({"label": row.label, "dense": row.is_dense, "entries": entries})
     return found
+
+
+def _behind(row: Row, column: str) -> str:
+    """What is behind an accuracy: settings of the attack, images, seed, commit and run, in a line."""
+    own = attack_params(row).get(column, {})
+    words = [f"{field.replace('_', ' ')} {_readable(field, own[field])}" for field in FIELDS if field in own]
+    commit = (row.tracked["git_commit"] or "unknown")[:10] + (
+        " + changes" if row.tracked["git_dirty"] else ""
+    )
+    words += [f"{row.images} images", f"seed {row.identity['seed']}", f"commit {commit}"]
+    return "; ".join([*words, f"run {row.tracked['run_id']}"])
 
 
 def _adaptive(table: RobustnessTable) -> dict[str, Any] | None:

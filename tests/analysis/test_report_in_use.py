@@ -60,6 +60,18 @@ def test_links_go_to_the_server_without_its_password_or_where_one_says_or_nowher
     assert "make ui</code> is running" not in page_of(demo, link)
 
 
+def test_a_number_says_on_hover_what_is_behind_it(demo: Recorded) -> None:
+    page = page_of(demo)
+    for run_id in demo.ids.values():
+        said = re.findall(rf'title="([^"]*; run {run_id})"', page)
+        columns = ("clean", "fgsm", "pgd20", "mifgsm", "pgd20_straight_through")
+        assert len(said) == len(columns)
+        assert all("200 images; seed 0; commit " in text for text in said)
+        assert any(
+            text.startswith("kind pgd; eps 8/255; steps 20;") and "straight through" in text for text in said
+        )
+
+
 def test_of_very_many_networks_the_page_shows_some_and_says_so(
     demo: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,9 @@ def drawn_points(figure: Figure, panel: int) -> dict[str, list[tuple[float, floa
 
 @pytest.mark.slow
 def test_everything_that_there_is_is_drawn_and_twice_the_same(source: Source, tmp_path: Path) -> None:
-    written = save_all(draw_all(source), tmp_path)
+    drawn = draw_all(source)
+    assert [one.kind.name for one in drawn if one.words] == ["accelerator_timeline"]
+    written = save_all(drawn, tmp_path)
     assert {path.stem for path in written} == {kind.name for kind in FIGURES}
     assert {path.suffix for path in written} == {f".{form}" for form in FORMATS}
     for kind in FIGURES:

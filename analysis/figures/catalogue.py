@@ -17,7 +17,7 @@ from analysis.figures import (
     security_curves,
     timeline,
 )
-from analysis.figures.drawing import FORMATS, render
+from analysis.figures.drawing import FORMATS, render, write
 from analysis.figures.series import NothingToDrawError
 from analysis.files import RunFiles, layers
 from analysis.timeline import sentences, timelines
@@ -138,12 +138,5 @@ def draw_all(source: Source) -> list[Drawn]:
 
 
 def save_all(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
-    """Write <name>.svg, .png and .pdf of every figure that there is into `folder`."""
-    written = []
-    for one in drawn:
-        for form, content in one.files.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{one.kind.name}.{form}"
-            path.write_bytes(content)
-            written.append(path)
-    return written
+    """Write the files of every figure that there is into `folder`, as `drawing.write` does."""
+    return [path for one in drawn for path in write(one.files, folder, one.kind.name)]

@@ -130,7 +130,7 @@ def test_everything_that_there_is_is_drawn_and_twice_the_same(source: Source, tm
     for kind in FIGURES:
         for form in ("svg", "pdf"):
             again = render(kind.draw(source), form)
-            assert again == (tmp_path / f"{kind.name}.{form}").read_bytes(), kind.name
+            assert again == (tmp_path / form / f"{kind.name}.{form}").read_bytes(), kind.name
 
 
 def test_without_runs_nothing_is_drawn_and_every_figure_says_why(

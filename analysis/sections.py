@@ -23,12 +23,13 @@ MOST_EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class FigureSection:
-    """A figure with its words; `anchor` is the id of its caption."""
+    """A figure with its caption, whose id is `anchor`, and `words` for what one sees."""
 
     anchor: str
     title: str
     caption: str
     drawing: Markup
+    words: tuple[str, ...]
     widths: tuple[int, int]
     """The least and the most CSS pixels that it may be wide, so that its letters stay legible."""
 
@@ -53,10 +54,14 @@ def sections(source: Source, drawn: Sequence[Drawn], findings: Sequence[Finding]
             continue
         anchor = f"{one.kind.name.replace('_', '-')}-caption"
         picture = report.inline_svg(one.files["svg"].decode(), anchor)
-        words = one.kind.title, one.kind.caption
         figures.append(
             FigureSection(
-                anchor=anchor, title=words[0], caption=words[1], drawing=picture, widths=_widths(picture)
+                anchor=anchor,
+                title=one.kind.title,
+                caption=one.kind.caption,
+                drawing=picture,
+                words=tuple(one.words),
+                widths=_widths(picture),
             )
         )
     return Sections(

@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 from analysis.figures import (
     accuracy_over_ratio,
     cost_of_runs,
-    cycles,
     hardware_over_noise,
     layer_quality,
     pareto_fronts,
     pgd_over_radius,
     security_curves,
+    timeline,
 )
-from analysis.figures.drawing import FORMATS, render
+from analysis.figures.drawing import FORMATS, render, write
 from analysis.figures.series import NothingToDrawError
 from analysis.files import RunFiles, layers
+from analysis.timeline import sentences, timelines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureKind:
-    """One figure: `draw` raises `NothingToDrawError` where the runs have not what it shows."""
+    """One figure: `draw` raises `NothingToDrawError` where the runs have not what it shows.
+
+    `words` are what one sees in it, in sentences.
+    """
 
     name: str
     title: str
     caption: str
     draw: Callable[[Source], Figure]
+    words: Callable[[Source], Sequence[str]] = lambda source: ()
 
 
 FIGURES = (
@@ -85,10 +90,17 @@ FIGURES = (
         draw=lambda source: layer_quality.draw(layers(source.runs, source.files)),
     ),
     FigureKind(
-        name="cycles_by_layer",
+        name="accelerator_timeline",
         title="The accelerator's timeline",
-        caption="What the vector units do or wait for, layer after layer, with the masks of real images.",
-        draw=lambda source: cycles.draw(source.runs, source.files),
+        caption="What the vector units do, and which part of the machine they wait for, with the masks of "
+        "real images. Above, whole networks; below, the layers one after the other, each as wide as its "
+        "cycles. A lane is filled as high as the share of the units that it has: all lanes together are full "
+        "in every layer. Within a layer its tiles take turns, too fast to be seen here. Units wait for a "
+        "channel where the layer has fewer than the core holds, for other units where these have more "
+        "essential neurons, and for accumulators where a step has too little to do. The dense network is "
+        "tracked as a whole.",
+        draw=lambda source: timeline.draw(source.runs, source.files),
+        words=lambda source: sentences(timelines(source.runs, source.files)),
     ),
     FigureKind(
         name="cost_of_runs",
@@ -106,6 +118,7 @@ class Drawn:
     kind: FigureKind
     files: Mapping[str, bytes]
     reason: str
+    words: Sequence[str] = ()
 
 
 def draw_all(source: Source) -> list[Drawn]:
@@ -113,23 +126,17 @@ def draw_all(source: Source) -> list[Drawn]:
     found = []
     for kind in FIGURES:
         files: dict[str, bytes] = {}
-        reason = ""
+        reason, words = "", tuple[str, ...]()
         try:
             figure = kind.draw(source)  # once: its layout is settled, so that no backend changes it
             files = {form: render(figure, form) for form in FORMATS}
+            words = tuple(kind.words(source))
         except NothingToDrawError as nothing:
             reason = str(nothing)
-        found.append(Drawn(kind=kind, files=files, reason=reason))
+        found.append(Drawn(kind=kind, files=files, reason=reason, words=words))
     return found
 
 
 def save_all(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
-    """Write <name>.svg, .png and .pdf of every figure that there is into `folder`."""
-    written = []
-    for one in drawn:
-        for form, content in one.files.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{one.kind.name}.{form}"
-            path.write_bytes(content)
-            written.append(path)
-    return written
+    """Write the files of every figure that there is into `folder`, as `drawing.write` does."""
+    return [path for one in drawn for path in write(one.files, folder, one.kind.name)]

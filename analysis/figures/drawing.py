@@ -1,7 +1,7 @@
 """How all figures look, and how they become files that are the same every time."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -59,14 +59,20 @@ def settle(figure: Figure) -> None:
 
 
 def save(figure: Figure | None, folder: Path, name: str) -> list[Path]:
-    """Write <name>.svg, .png and .pdf into `folder`; no paths if there is nothing to draw."""
-    if figure is None:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write svg/<name>.svg, png/<name>.png and pdf/<name>.pdf into `folder`; no paths for no figure."""
+    return [] if figure is None else write({kind: render(figure, kind) for kind in FORMATS}, folder, name)
+
+
+def write(files: Mapping[str, bytes], folder: Path, name: str) -> list[Path]:
+    """Write a figure's files by format, each format into a folder of its own; their paths.
+
+    DVC shows all pictures of a folder, and stumbles over a PDF in it.
+    """
     written = []
-    for kind in FORMATS:
-        path = folder / f"{name}.{kind}"
-        path.write_bytes(render(figure, kind))
+    for kind, content in files.items():
+        path = folder / kind / f"{name}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
         written.append(path)
     return written
 

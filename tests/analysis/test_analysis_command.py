@@ -59,7 +59,7 @@ def test_everything_is_written_and_named_and_the_same_again(
         "reports/table.md",
         "reports/table.csv",
         "reports/findings.md",
-        *(f"reports/figures/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")),
+        *(f"reports/figures/{form}/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")),
     }
     for name in files:
         assert name in result.output
@@ -135,7 +135,7 @@ def test_a_set_that_ends_with_the_simulation_has_its_figure_and_findings(
     result = analyse(here, "--tracking-uri", recorder.tracking_uri, experiment="simulations")
     assert result.exit_code == 0, result.output
     assert "Simulated networks" in result.output
-    assert (here / "reports/figures/figure5_hardware_over_noise.svg").is_file()
+    assert (here / "reports/figures/svg/figure5_hardware_over_noise.svg").is_file()
     assert "| Noise alone saves time and energy | **holds** |" in (here / "reports/findings.md").read_text()
 
 

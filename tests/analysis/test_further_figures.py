@@ -122,13 +122,15 @@ def drawn_points(figure: Figure, panel: int) -> dict[str, list[tuple[float, floa
 
 @pytest.mark.slow
 def test_everything_that_there_is_is_drawn_and_twice_the_same(source: Source, tmp_path: Path) -> None:
-    written = save_all(draw_all(source), tmp_path)
+    drawn = draw_all(source)
+    assert [one.kind.name for one in drawn if one.words] == ["accelerator_timeline"]
+    written = save_all(drawn, tmp_path)
     assert {path.stem for path in written} == {kind.name for kind in FIGURES}
     assert {path.suffix for path in written} == {f".{form}" for form in FORMATS}
     for kind in FIGURES:
         for form in ("svg", "pdf"):
             again = render(kind.draw(source), form)
-            assert again == (tmp_path / f"{kind.name}.{form}").read_bytes(), kind.name
+            assert again == (tmp_path / form / f"{kind.name}.{form}").read_bytes(), kind.name
 
 
 def test_without_runs_nothing_is_drawn_and_every_figure_says_why(

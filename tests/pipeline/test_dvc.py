@@ -71,11 +71,15 @@ def test_a_second_repro_does_nothing(checkout: Checkout) -> None:
 def test_plots_are_shown(checkout: Checkout) -> None:
     shown = checkout.json("dvc", "plots", "show", "--json")
     definitions = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-    titles = {title for definition in definitions for title in definition}
-    assert titles <= set(shown["data"])
+    curves = [definition for definition in definitions if not isinstance(definition, str)]
+    [folder] = [definition for definition in definitions if isinstance(definition, str)]
+    pictures = {str(path.relative_to(checkout.folder)) for path in (checkout.folder / folder).iterdir()}
+    assert f"{folder}/accelerator_timeline.svg" in pictures
+    titles = {title for definition in curves for title in definition}
+    assert pictures | titles == set(shown["data"])
     assert not shown.get("errors")
     # every file and column that a plot names exists and has values
-    for definition in definitions:
+    for definition in curves:
         for plot in definition.values():
             for name, columns in plot["y"].items():
                 with (checkout.folder / name).open() as file:
@@ -83,8 +87,12 @@ def test_plots_are_shown(checkout: Checkout) -> None:
                 assert rows
                 for column in [plot["x"], *([columns] if isinstance(columns, str) else columns)]:
                     assert all(float(row[column]) >= 0 for row in rows), (name, column)
-    page = checkout.run("dvc", "plots", "show")
-    assert "index.html" in page
+    assert "index.html" in checkout.run("dvc", "plots", "show")
+    page = checkout.folder / "dvc_plots" / "index.html"
+    sources = re.findall(r'<img src="([^"]*)"', page.read_text())
+    assert len(sources) == len(pictures)
+    shown_bytes = {(page.parent / source).read_bytes() for source in sources}
+    assert shown_bytes == {(checkout.folder / path).read_bytes() for path in pictures}
 
 
 def test_an_experiment_with_another_ratio(checkout: Checkout) -> None:

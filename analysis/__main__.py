@@ -23,6 +23,7 @@ from analysis.findings_claims import find
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
+from analysis.records import Reader, Records, no_records
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.sections import sections
 from analysis.summary import attack_pair, summarise
@@ -111,8 +112,19 @@ def analyse(
             command += f" {options_of(asked)}"
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
-        results = paper_results(runs, parent, wanted, grid=asked.grid if asked else None, current=current)
-        files = write(out, table, parent=parent, runs=runs, doubts=doubts, command=command, results=results)
+        records = Records(parent.tracking_uri)
+        name = asked.grid if asked else None
+        results = paper_results(runs, parent, wanted, grid=name, current=current, records=records)
+        files = write(
+            out,
+            table,
+            parent=parent,
+            runs=runs,
+            doubts=doubts,
+            command=command,
+            results=results,
+            records=records,
+        )
     show(table, doubts, files, parent=parent)
 
 
@@ -125,15 +137,16 @@ def write(
     doubts: list[str],
     command: str,
     results: Sequence[PaperResult] = (),
+    records: Reader = no_records,
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
 
-    `results` are the tables of the paper that the runs give.
+    `results` are the tables of the paper that the runs give, `records` reads what runs know of single images.
 
     Raises `InputError` where that cannot be.
     """
     source = Source(runs=runs, files=RunFiles(parent.tracking_uri))
-    drawn, found = draw_all(source), find(runs)
+    drawn, found = draw_all(source), find(runs, records=records)
     page = report.render(
         table,
         parent=parent,

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from analysis import findings, report
+from analysis import findings, missing, report
 from analysis.current import read_current_grid, read_current_set
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.catalogue import Source, draw_all, save_all
@@ -206,8 +206,8 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
             console.print(Text(f"note: {doubt}", style="yellow"), soft_wrap=True)
     lacking = len(missing_cells(table))
     if lacking:
-        count = f"{lacking} missing number{'s' * (lacking > 1)}"
-        console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
+        said = f"{lacking} missing number{'s' * (lacking > 1)}: {missing.advice(table, parent.remedy)}"
+        console.print(Text(said, style="yellow"), soft_wrap=True)
     console.print()
     names = ("report", "table", "numbers", "findings")
     for name, path in zip(names, files, strict=False):

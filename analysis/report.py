@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from analysis import names, sparsity
+from analysis import missing, names, sparsity
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.drawing import FURTHER_STYLES, INK, MUTED, SERIES_STYLES
 from analysis.figures.drawing import render as render_figure
-from analysis.notes import attack_params, computed_on, missing_cells
+from analysis.notes import attack_params, computed_on
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
 from analysis.summary import attack_pair, change_against_dense, summarise
@@ -93,7 +93,8 @@ def render(
         rows=_rows(table, table.main_columns, cells),
         adaptive=_adaptive(table),
         masking=_masking(table),
-        missing=missing_cells(table),
+        missing=missing.listed(table, parent.remedy),
+        advice=missing.advice(table, parent.remedy),
         command=command,
         sections=sections,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,

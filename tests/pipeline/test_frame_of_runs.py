@@ -33,8 +33,8 @@ def test_every_column_of_tracked_runs_is_described(
     }
     store, plans = Store(tmp_path), plans_of(tiny)
     tracker = Tracker(settings, plans, store=store, uri=uri)
-    [_, noisy, sparse] = plans
-    for last, planned in (("attack", noisy), ("simulate", noisy), ("defend", sparse)):
+    [dense, noisy, sparse] = plans
+    for last, planned in (("attack", dense), ("simulate", noisy), ("defend", sparse)):
         ensure(last, planned, store=store, observer=tracker)
     tracker.close()
     runs = load_runs(uri, settings.experiment, stage=None)

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from analysis import findings, report
+from analysis import findings, missing, report
 from analysis.current import read_current_grid, read_current_set
 from analysis.figures.catalogue import Source, draw_all, save_all
 from analysis.figures.drawing import save
@@ -24,6 +24,7 @@ from analysis.links import Link, links
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
 from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
+from analysis.records import Reader, Records, no_records
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.sections import sections
 from analysis.summary import attack_pair, summarise
@@ -119,7 +120,9 @@ def analyse(
             command += f" {options_of(asked)}"
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
-        results = paper_results(runs, parent, wanted, grid=asked.grid if asked else None, current=current)
+        records = Records(parent.tracking_uri)
+        name = asked.grid if asked else None
+        results = paper_results(runs, parent, wanted, grid=name, current=current, records=records)
         files = write(
             out,
             table,
@@ -129,6 +132,7 @@ def analyse(
             command=command,
             results=results,
             link=links(parent, ui),
+            records=records,
         )
     show(table, doubts, files, parent=parent)
 
@@ -143,15 +147,17 @@ def write(
     command: str,
     results: Sequence[PaperResult] = (),
     link: Link | None = None,
+    records: Reader = no_records,
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
 
-    `results` are the tables of the paper that the runs give, `link` the address of a run in MLflow's pages.
+    `results` are the tables of the paper that the runs give, `link` the address of a run in MLflow's pages;
+    `records` reads what runs know of single images.
 
     Raises `InputError` where that cannot be.
     """
     source = Source(runs=runs, files=RunFiles(parent.tracking_uri))
-    drawn, found = draw_all(source), find(runs)
+    drawn, found = draw_all(source), find(runs, records=records)
     of_table = report.table_figures(table)
     page = report.render(
         table,
@@ -210,8 +216,8 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
             console.print(Text(f"note: {doubt}", style="yellow"), soft_wrap=True)
     lacking = len(missing_cells(table))
     if lacking:
-        count = f"{lacking} missing number{'s' * (lacking > 1)}"
-        console.print(Text(f"{count}: {parent.remedy}", style="yellow"), soft_wrap=True)
+        said = f"{lacking} missing number{'s' * (lacking > 1)}: {missing.advice(table, parent.remedy)}"
+        console.print(Text(said, style="yellow"), soft_wrap=True)
     console.print()
     names = ("report", "table", "numbers", "findings")
     for name, path in zip(names, files, strict=False):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.narrowing import Narrowing, network_of
 from analysis.remedy import Remedy, remedy_for, remedy_for_grid
 from nenni_core.errors import InputError
 
@@ -50,8 +51,9 @@ def read_current_grid(asked: "Asked") -> CurrentSet:
 
     seeds = None if asked.seeds is None else range(asked.seeds)
     grid = load_grid(asked.grid, override=asked.override, seeds=seeds, data=asked.data)
-    experiments = [cell.experiment for cell in select(grid.cells, asked.where)]
-    return _current(experiments, grid.tracking, remedy_for_grid(asked))
+    chosen = select(grid.cells, asked.where)
+    remedy = remedy_for_grid(asked, Narrowing(asked, grid.cells, chosen))
+    return _current([cell.experiment for cell in chosen], grid.tracking, remedy)
 
 
 def _current(experiments: "Sequence[Experiment]", tracking: "Tracking", remedy: Remedy) -> CurrentSet:
@@ -63,38 +65,12 @@ def _current(experiments: "Sequence[Experiment]", tracking: "Tracking", remedy: 
         key = experiment_key(plan(experiments))
     except InputError as error:
         no_key = str(error)
-    networks = []
-    for experiment in experiments:
-        network: dict[str, Any] = {
-            "model": experiment.pretrain.model,
-            "dataset": experiment.prepare.dataset,
-            "seed": experiment.seed,
-            "trained_by": experiment.pretrain.defense.label,
-            "ensemble": experiment.attack.ensemble,
-            "pretrain_epochs": experiment.pretrain.epochs,
-            "defence": "dense",
-        }
-        if (noise := experiment.finetune) is not None:
-            network |= {
-                "defence": "noise_injection",
-                "ratio": noise.ratio,
-                "pattern": noise.pattern,
-                "layer_ratios": noise.layer_ratios_name,
-                "objective": noise.objective,
-                "target": noise.target,
-                "selection": noise.selection,
-                "score": noise.score,
-                "randomize": experiment.distill.randomize,
-                "bits": experiment.distill.bits,
-                "projection_ratio": experiment.distill.projection_ratio,
-            }
-        networks.append(network)
     return CurrentSet(
         experiment=tracking.experiment,
         tracking_uri=tracking.uri,
         remedy=remedy,
         key=key,
         no_key=no_key,
-        networks=tuple(networks),
+        networks=tuple(map(network_of, experiments)),
         attacks=tuple(dict.fromkeys(name for one in experiments for name in one.attack.attacks)),
     )

@@ -6,13 +6,15 @@ claim holds where some evidence is clearly for it and none clearly against it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
 
 from analysis import names
-from analysis.comparison import Difference, difference
-from analysis.networks import Measured
+from analysis.comparison import Difference
+from analysis.networks import Network, networks
+from analysis.pairing import BY_SEED, INDEPENDENT, MOST_READ, PAIRED, Comparer, Comparison
 from analysis.runs import Parent
 
 Verdict = Literal["holds", "does not hold", "cannot be told from these runs"]
@@ -23,6 +25,15 @@ MOST = 24
 """More lines of evidence than these are counted, not shown."""
 MOST_RUNS = 6
 """More runs than these behind one line are counted, not named."""
+INTERVALS = (
+    f"Intervals are 95%, each for itself. {PAIRED.capitalize()}: two networks, one training each, on the "
+    "same images under the same attack, with Newcombe's interval for paired shares, and beside it McNemar's "
+    "exact p, uncorrected (none where a network is random, whose mean over noise draws is compared). "
+    f"{BY_SEED.capitalize()}: Student's interval of the differences within each seed. "
+    f"{INDEPENDENT.capitalize()}: Newcombe's interval for separate samples, where images, attack or seeds "
+    "are not the same, where runs have no table of single images, and beyond the first "
+    f"{MOST_READ} runs, since each has to be fetched. What is clear is decided by the interval."
+)
 SIGNS = {1: "for it", 0: "not clear", -1: "against it"}
 
 
@@ -40,6 +51,19 @@ class Evidence:
     run_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """What claims are judged by: `runs` (rows of `analysis.load_runs`, every stage) and how to compare."""
+
+    runs: pl.DataFrame
+    comparer: Comparer
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """The networks that were attacked."""
+        return networks(self.runs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """What somebody says, in our words, and where; `gather` finds what the runs have to say of it.
@@ -53,7 +77,7 @@ class Claim:
     rule: str
     needs: str
     grids: tuple[str, str]
-    gather: Callable[[pl.DataFrame], Sequence[Evidence]]
+    gather: Callable[[Tracked], Sequence[Evidence]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +90,9 @@ class Finding:
     evidence: tuple[Evidence, ...]
 
 
-def judge(claim: Claim, runs: pl.DataFrame) -> Finding:
-    """What `runs` (rows of `analysis.load_runs`, every stage) say of a claim."""
-    evidence = tuple(claim.gather(runs))
+def judge(claim: Claim, tracked: Tracked) -> Finding:
+    """What the runs say of a claim."""
+    evidence = tuple(claim.gather(tracked))
     signs = [one.sign for one in evidence]
     if not evidence:
         full, small = claim.grids
@@ -90,29 +114,19 @@ def judge(claim: Claim, runs: pl.DataFrame) -> Finding:
     return Finding(claim=claim, verdict=UNKNOWN, why=why, evidence=evidence)
 
 
-def compare(
-    subject: str, now: Measured, before: Measured, *, sign: Callable[[Difference], int], extra: str = ""
-) -> Evidence:
+def compare(subject: str, found: Comparison, *, sign: Callable[[Difference], int]) -> Evidence:
     """The evidence of two accuracies: `sign` says what their difference means for the claim."""
-    change = difference(now, before)
+    change = found.difference
     interval = f"{names.points(change.low)} to {names.points(change.high)}"
+    test = "" if found.p_value is None else f"; McNemar {names.p_text(found.p_value)}"
     return Evidence(
         subject=subject,
-        numbers=f"{names.percent(now.value)}% against {names.percent(before.value)}%: "
-        f"{names.points(change.value)} points (95% interval {interval}){extra}",
+        numbers=f"{names.percent(found.now)}% against {names.percent(found.before)}%: "
+        f"{names.points(change.value)} points (95% interval {interval}{test})",
         sign=sign(change),
-        basis=basis(now, before),
-        run_ids=tuple(dict.fromkeys((*now.run_ids, *before.run_ids))),
+        basis=found.basis,
+        run_ids=found.run_ids,
     )
-
-
-def basis(*numbers: Measured) -> str:
-    """The denominators: "400 images, 1 seed"."""
-    images = " and ".join(str(count) for count in sorted({one.images for one in numbers if one.images}))
-    seeds = sorted({one.seeds for one in numbers})
-    plural = "" if seeds == [1] else "s"
-    seen = f"{' and '.join(map(str, seeds))} seed{plural}"
-    return f"{images} images, {seen}" if images else seen
 
 
 def rises(change: Difference) -> int:
@@ -149,9 +163,8 @@ def to_markdown(
         "# Findings: what holds on these runs",
         "",
         f"MLflow experiment `{parent.experiment}`, parent run {_run(parent.run_id, link)}. Written by "
-        f"`{command}`; every number is from tracked runs. Intervals are 95%: Wilson's for one seed, "
-        "Student's over several; of differences Newcombe's for independent samples, each for itself. A claim "
-        "holds where evidence is clearly for it and none clearly against it.",
+        f"`{command}`; every number is from tracked runs. {INTERVALS} A claim holds where evidence is "
+        "clearly for it and none clearly against it.",
         "",
         "| Claim | Verdict | Evidence |",
         "|---|---|---|",

@@ -7,12 +7,13 @@ import polars as pl
 from analysis import sparsity
 from analysis.comparison import Difference
 from analysis.figures.accuracy_over_ratio import ratio_curves
-from analysis.figures.pgd_over_radius import gain, grids, pgd_grid
+from analysis.figures.pgd_over_radius import gain_column, grids, pgd_grid
 from analysis.figures.printed import CLEAN_FALLS_AT, ESSENTIAL_FALLS_AT, FIGURE3_GAINS, ROBUST_RISES_AT
-from analysis.findings import Claim, Evidence, basis, compare, falls, kept_within, rises
+from analysis.findings import Claim, Evidence, Tracked, compare, falls, kept_within, rises
 from analysis.masking import TESTS, read_verdict
 from analysis.names import column_name, listed, percent, points
-from analysis.networks import CLEAN, Measured, Network, change, networks, teacher_of
+from analysis.networks import CLEAN, Network, teacher_of
+from analysis.pairing import INDEPENDENT, Comparison
 from analysis.tables.robustness import WORST_CASE, build_table
 
 PAPER_ATTACKS = ("pgd20", "fgsm", "mifgsm")
@@ -22,9 +23,9 @@ MARGIN = 0.02
 HIGH = 0.9
 
 
-def _noisy(runs: pl.DataFrame) -> Iterator[tuple[Network, Network]]:
+def _noisy(tracked: Tracked) -> Iterator[tuple[Network, Network]]:
     """Networks with noise in non-essential neurons, one pass, on an adversarial teacher, with that."""
-    every = networks(runs)
+    every = tracked.networks
     for network in every:
         dense = None if network.is_dense else teacher_of(network, every)
         if dense and network.is_plain and network.identity["target"] in (None, "non_essential"):
@@ -32,13 +33,16 @@ def _noisy(runs: pl.DataFrame) -> Iterator[tuple[Network, Network]]:
 
 
 def _against_dense(
-    pairs: Iterator[tuple[Network, Network]], columns: Sequence[str], sign: Callable[[Difference], int]
+    tracked: Tracked,
+    pairs: Iterator[tuple[Network, Network]],
+    columns: Sequence[str],
+    sign: Callable[[Difference], int],
 ) -> list[Evidence]:
     return [
-        compare(f"{_name(network)}, {column_name(column)}, against dense", now, before, sign=sign)
+        compare(f"{_name(network)}, {column_name(column)}, against dense", found, sign=sign)
         for network, dense in pairs
         for column in columns
-        if (now := network.accuracy(column)) and (before := dense.accuracy(column))
+        if (found := tracked.comparer.compare(network, dense, column))
     ]
 
 
@@ -46,39 +50,39 @@ def _name(network: Network) -> str:
     return f"{network.subject}, {network.label[0].lower()}{network.label[1:]}"
 
 
-def robust_under_the_papers_attacks(runs: pl.DataFrame) -> list[Evidence]:
+def robust_under_the_papers_attacks(tracked: Tracked) -> list[Evidence]:
     """Gains over dense under the paper's attacks by gradient at 90% and more noise."""
-    return _against_dense(_at_least_90(runs), PAPER_ATTACKS, rises)
+    return _against_dense(tracked, _at_least_90(tracked), PAPER_ATTACKS, rises)
 
 
-def robust_under_autoattack(runs: pl.DataFrame) -> list[Evidence]:
+def robust_under_autoattack(tracked: Tracked) -> list[Evidence]:
     """Gains over dense under AutoAttack as the paper runs it at 90% and more noise."""
-    return _against_dense(_at_least_90(runs), [AUTOATTACK], rises)
+    return _against_dense(tracked, _at_least_90(tracked), [AUTOATTACK], rises)
 
 
-def _at_least_90(runs: pl.DataFrame) -> Iterator[tuple[Network, Network]]:
-    return (pair for pair in _noisy(runs) if (pair[0].identity["ratio"] or 0) >= HIGH)
+def _at_least_90(tracked: Tracked) -> Iterator[tuple[Network, Network]]:
+    return (pair for pair in _noisy(tracked) if (pair[0].identity["ratio"] or 0) >= HIGH)
 
 
-def rises_with_the_ratio(runs: pl.DataFrame) -> list[Evidence]:
+def rises_with_the_ratio(tracked: Tracked) -> list[Evidence]:
     """PGD-20 at the highest ratio against the lowest one that was measured."""
-    return _ends(runs, "non_essential", "pgd20", rises)
+    return _ends(tracked, "non_essential", "pgd20", rises)
 
 
-def robust_against_adaptive_attacks(runs: pl.DataFrame) -> list[Evidence]:
+def robust_against_adaptive_attacks(tracked: Tracked) -> list[Evidence]:
     """The adaptive worst case of networks with noise against dense."""
     pairs = (
         (network, dense)
-        for network, dense in _noisy(runs)
+        for network, dense in _noisy(tracked)
         if network.has_adaptive_worst_case and dense.has_adaptive_worst_case
     )
-    return _against_dense(pairs, [WORST_CASE], rises)
+    return _against_dense(tracked, pairs, [WORST_CASE], rises)
 
 
-def gradients_are_not_masked(runs: pl.DataFrame) -> list[Evidence]:
+def gradients_are_not_masked(tracked: Tracked) -> list[Evidence]:
     """The verdict on masked gradients of every network with noise."""
     found = []
-    for network, _ in _noisy(runs):
+    for network, _ in _noisy(tracked):
         for run in network.runs:
             verdict = read_verdict(run)
             if verdict is None:
@@ -97,42 +101,42 @@ def gradients_are_not_masked(runs: pl.DataFrame) -> list[Evidence]:
     return found
 
 
-def clean_is_kept_below_90(runs: pl.DataFrame) -> list[Evidence]:
+def clean_is_kept_below_90(tracked: Tracked) -> list[Evidence]:
     """Clean accuracy of every ratio below 90% against dense."""
-    pairs = (pair for pair in _noisy(runs) if 0 < (pair[0].identity["ratio"] or 0) < CLEAN_FALLS_AT)
-    return _against_dense(pairs, [CLEAN], kept_within(MARGIN))
+    pairs = (pair for pair in _noisy(tracked) if 0 < (pair[0].identity["ratio"] or 0) < CLEAN_FALLS_AT)
+    return _against_dense(tracked, pairs, [CLEAN], kept_within(MARGIN))
 
 
-def clean_falls_from_90(runs: pl.DataFrame) -> list[Evidence]:
+def clean_falls_from_90(tracked: Tracked) -> list[Evidence]:
     """Clean accuracy of every ratio from 90% on against dense."""
 
     def sign(change: Difference) -> int:
         return -kept_within(MARGIN)(change)
 
-    pairs = (pair for pair in _noisy(runs) if (pair[0].identity["ratio"] or 0) >= CLEAN_FALLS_AT)
-    return _against_dense(pairs, [CLEAN], sign)
+    pairs = (pair for pair in _noisy(tracked) if (pair[0].identity["ratio"] or 0) >= CLEAN_FALLS_AT)
+    return _against_dense(tracked, pairs, [CLEAN], sign)
 
 
-def robust_rises_from_60(runs: pl.DataFrame) -> list[Evidence]:
+def robust_rises_from_60(tracked: Tracked) -> list[Evidence]:
     """PGD-20 at the smallest ratio from 60% on (and below 90%) against dense."""
 
     def wanted(ratio: float) -> bool:
         return ROBUST_RISES_AT <= ratio < HIGH
 
-    return _first_against_dense(runs, "non_essential", "pgd20", wanted, "PGD-20", rises)
+    return _first_against_dense(tracked, "non_essential", "pgd20", wanted, "PGD-20", rises)
 
 
-def essential_loses_clean(runs: pl.DataFrame) -> list[Evidence]:
+def essential_loses_clean(tracked: Tracked) -> list[Evidence]:
     """Clean accuracy with noise in essential neurons, at the smallest ratio from 20% on, against dense."""
 
     def wanted(ratio: float) -> bool:
         return ratio >= ESSENTIAL_FALLS_AT
 
-    return _first_against_dense(runs, "essential", CLEAN, wanted, "noise in essential neurons", falls)
+    return _first_against_dense(tracked, "essential", CLEAN, wanted, "noise in essential neurons", falls)
 
 
 def _first_against_dense(
-    runs: pl.DataFrame,
+    tracked: Tracked,
     target: str,
     column: str,
     wanted: Callable[[float], bool],
@@ -141,75 +145,79 @@ def _first_against_dense(
 ) -> list[Evidence]:
     """`column` at the smallest `wanted` ratio of every curve against dense."""
     found = []
-    for title, group in ratio_curves(runs).items():
+    for title, group in ratio_curves(tracked.runs).items():
         own = group.get(target, {})
         ratios = [ratio for ratio in own if wanted(ratio)]
         if 0.0 in own and ratios:
-            now, before = own[min(ratios)].accuracy(column), own[0.0].accuracy(column)
-            if now and before:
+            change = tracked.comparer.compare(own[min(ratios)], own[0.0], column)
+            if change:
                 subject = f"{title}, {what}, ratio {min(ratios):g} against dense"
-                found.append(compare(subject, now, before, sign=sign))
+                found.append(compare(subject, change, sign=sign))
     return found
 
 
-def essential_gains_under_pgd(runs: pl.DataFrame) -> list[Evidence]:
+def essential_gains_under_pgd(tracked: Tracked) -> list[Evidence]:
     """PGD-20 with noise in essential neurons at the highest ratio against the lowest."""
-    return _ends(runs, "essential", "pgd20", rises)
+    return _ends(tracked, "essential", "pgd20", rises)
 
 
-def choice_beats_random(runs: pl.DataFrame) -> list[Evidence]:
+def choice_beats_random(tracked: Tracked) -> list[Evidence]:
     """Clean accuracy with noise in non-essential neurons against as much in random ones."""
-    return _against_random(runs, CLEAN, "clean images", lambda network: True)
+    return _against_random(tracked, CLEAN, "clean images", lambda network: True)
 
 
-def choice_beats_random_in_the_worst_case(runs: pl.DataFrame) -> list[Evidence]:
+def choice_beats_random_in_the_worst_case(tracked: Tracked) -> list[Evidence]:
     """The adaptive worst case with noise in non-essential neurons against as much in random ones."""
-    return _against_random(runs, WORST_CASE, "worst case", lambda network: network.has_adaptive_worst_case)
+    return _against_random(tracked, WORST_CASE, "worst case", lambda network: network.has_adaptive_worst_case)
 
 
 def _against_random(
-    runs: pl.DataFrame, column: str, what: str, counts: Callable[[Network], bool]
+    tracked: Tracked, column: str, what: str, counts: Callable[[Network], bool]
 ) -> list[Evidence]:
     """`column` of the chosen neurons against random ones, at every ratio where both networks count."""
     found = []
-    for title, group in ratio_curves(runs).items():
+    for title, group in ratio_curves(tracked.runs).items():
         chosen, control = group.get("non_essential", {}), group.get("random", {})
         for ratio in sorted(chosen.keys() & control.keys() - {0.0}):
             pair = chosen[ratio], control[ratio]
-            now, before = (one.accuracy(column) for one in pair)
-            if now and before and all(map(counts, pair)):
+            change = tracked.comparer.compare(*pair, column)
+            if change and all(map(counts, pair)):
                 subject = f"{title}, {what}, ratio {ratio:g}, non-essential against random"
-                found.append(compare(subject, now, before, sign=rises))
+                found.append(compare(subject, change, sign=rises))
     return found
 
 
-def gain_grows_with_the_radius(runs: pl.DataFrame) -> list[Evidence]:
+def gain_grows_with_the_radius(tracked: Tracked) -> list[Evidence]:
     """The gain over dense under the longest PGD at the largest radius of the paper's against the smallest."""
     printed = {eps for _, _, eps in FIGURE3_GAINS} | {8}
     found = []
-    for own in grids(runs).values():
+    for own in grids(tracked.runs).values():
         for network in own:
             if network.is_dense or (network.identity["ratio"] or 0) < HIGH:
                 continue
-            radii = sorted(radius for radius, _, _ in pgd_grid(network) if radius in printed)
-            gains = [(radius, change(*pair)) for radius in radii if (pair := gain(network, own, radius))]
-            if len(gains) >= 2 and gains[0][0] < gains[-1][0]:
-                (near, first), (far, last) = gains[0], gains[-1]
-                found.append(_growth(f"{_name(network)}, {far:g}/255 against {near:g}/255", last, first))
+            dense = teacher_of(network, own)
+            radii = sorted({radius for radius, _, _ in pgd_grid(network) if radius in printed})
+            columns = {radius: name for radius in radii if (name := gain_column(network, dense, radius))}
+            if dense is None or len(columns) < 2:
+                continue
+            near, far = min(columns), max(columns)
+            change = tracked.comparer.compare_gains(network, dense, columns[far], columns[near])
+            assert change is not None
+            found.append(_growth(f"{_name(network)}, {far:g}/255 against {near:g}/255", change))
     return found
 
 
-def patterns_gain_under_pgd(runs: pl.DataFrame) -> list[Evidence]:
+def patterns_gain_under_pgd(tracked: Tracked) -> list[Evidence]:
     """PGD-20 of N:M patterns with noise in at least half of the neurons against dense."""
     pairs = (
-        pair for pair in _noisy(runs) if pair[0].identity["pattern"] and (pair[0].noisy_share or 0) >= 0.5
+        pair for pair in _noisy(tracked) if pair[0].identity["pattern"] and (pair[0].noisy_share or 0) >= 0.5
     )
-    return _against_dense(pairs, ["pgd20"], rises)
+    return _against_dense(tracked, pairs, ["pgd20"], rises)
 
 
-def sparsity_rises_and_falls(runs: pl.DataFrame) -> list[Evidence]:
+def sparsity_rises_and_falls(tracked: Tracked) -> list[Evidence]:
     """Every curve of robustness over sparsity (`analysis.sparsity`)."""
-    attack_runs = runs.filter(pl.col("stage") == "attack")
+    attack_runs = tracked.runs.filter(pl.col("stage") == "attack")
     if attack_runs.is_empty():
         return []
     table = build_table(attack_runs)
@@ -221,44 +229,46 @@ def sparsity_rises_and_falls(runs: pl.DataFrame) -> list[Evidence]:
                 if trend is None:
                     continue
                 against = trend.falls and not trend.rises
+                _, last = curve[-1]
                 found.append(
                     Evidence(
                         subject=f"{study.title}, {method}, {column_name(column)}",
                         numbers=f"{trend.words}: best at sparsity {trend.best:g}, sparsest {trend.last:g}",
                         sign=1 if trend.words == sparsity.RISE_AND_FALL else -1 if against else 0,
-                        basis=f"{curve[-1][1].images} images, seed {curve[-1][1].identity['seed']}",
+                        basis=f"{INDEPENDENT}, {last.images} images, seed {last.identity['seed']}",
                         run_ids=tuple(str(row.tracked["run_id"]) for _, row in curve),
                     )
                 )
     return found
 
 
-def _ends(runs: pl.DataFrame, target: str, column: str, sign: Callable[[Difference], int]) -> list[Evidence]:
+def _ends(tracked: Tracked, target: str, column: str, sign: Callable[[Difference], int]) -> list[Evidence]:
     """The highest ratio of every curve against the lowest one, which is 0 where there is a dense network."""
     found = []
-    for title, group in ratio_curves(runs).items():
+    for title, group in ratio_curves(tracked.runs).items():
         curve = group.get(target, {})
-        known = [(ratio, number) for ratio, one in curve.items() if (number := one.accuracy(column))]
+        known = [ratio for ratio, one in curve.items() if one.accuracy(column)]
         if len(known) < 2:
             continue
-        (low, before), (high, now) = known[0], known[-1]
+        low, high = known[0], known[-1]
+        change = tracked.comparer.compare(curve[high], curve[low], column)
+        assert change is not None
         start = "dense" if low == 0 else f"ratio {low:g}"
         subject = f"{title}, noise in {target.replace('_', '-')} neurons, {column_name(column)}"
-        found.append(compare(f"{subject}, ratio {high:g} against {start}", now, before, sign=sign))
+        found.append(compare(f"{subject}, ratio {high:g} against {start}", change, sign=sign))
     return found
 
 
-def _growth(subject: str, now: Measured, before: Measured) -> Evidence:
+def _growth(subject: str, found: Comparison) -> Evidence:
     """The evidence of two gains in points."""
-    grown = change(now, before)
-    low, high = grown.interval
+    grown = found.difference
     return Evidence(
         subject=subject,
-        numbers=f"gain {points(now.value)} against {points(before.value)} points: {points(grown.value)} "
-        f"(95% interval {points(low)} to {points(high)})",
-        sign=1 if low > 0 else -1 if high < 0 else 0,
-        basis=basis(now, before),
-        run_ids=tuple(dict.fromkeys((*now.run_ids, *before.run_ids))),
+        numbers=f"gain {points(found.now)} against {points(found.before)} points: {points(grown.value)} "
+        f"(95% interval {points(grown.low)} to {points(grown.high)})",
+        sign=grown.sign,
+        basis=found.basis,
+        run_ids=found.run_ids,
     )
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 
-import polars as pl
-
 from analysis.figures.hardware_over_noise import simulated
-from analysis.findings import Claim, Evidence
+from analysis.findings import Claim, Evidence, Tracked
 from analysis.names import percent, reduction
-from analysis.networks import Measured, Network, networks
+from analysis.networks import Measured, Network
 from analysis.paper import printed_reduction
 
 TOLERANCE = 0.01
@@ -19,10 +17,10 @@ EFFICIENCY = "operations_per_joule_over_dense"
 WORDS = {TIME: "time", ENERGY: "energy", PRODUCT: "energy x time", EFFICIENCY: "operations per joule"}
 
 
-def bitops_as_printed(runs: pl.DataFrame) -> list[Evidence]:
+def bitops_as_printed(tracked: Tracked) -> list[Evidence]:
     """The nominal reduction of every network for whose ratio or pattern the paper prints one."""
     found = {}
-    for network in networks(runs):
+    for network in tracked.networks:
         ratio, pattern = network.identity["ratio"], network.identity["pattern"]
         if network.is_dense or network.cost is None or not network.is_plain:
             continue
@@ -42,10 +40,10 @@ def bitops_as_printed(runs: pl.DataFrame) -> list[Evidence]:
     return list(found.values())
 
 
-def noise_alone_saves(runs: pl.DataFrame) -> list[Evidence]:
+def noise_alone_saves(tracked: Tracked) -> list[Evidence]:
     """Time and energy of ratios on the core for any mask, with masks of real images, against dense."""
     found = []
-    for network in _simulated(runs):
+    for network in _simulated(tracked):
         if network.identity["pattern"]:
             continue
         for metric in (TIME, ENERGY):
@@ -57,20 +55,20 @@ def noise_alone_saves(runs: pl.DataFrame) -> list[Evidence]:
     return found
 
 
-def structure_is_faster(runs: pl.DataFrame) -> list[Evidence]:
+def structure_is_faster(tracked: Tracked) -> list[Evidence]:
     """Time of a pattern on the core that is made for it against the core for any mask."""
-    return _cores(runs, TIME)
+    return _cores(tracked, TIME)
 
 
-def structure_has_a_lower_product(runs: pl.DataFrame) -> list[Evidence]:
+def structure_has_a_lower_product(tracked: Tracked) -> list[Evidence]:
     """Energy x time of a pattern on the core that is made for it against the core for any mask."""
-    return _cores(runs, PRODUCT)
+    return _cores(tracked, PRODUCT)
 
 
-def structure_takes_similar_energy(runs: pl.DataFrame) -> list[Evidence]:
+def structure_takes_similar_energy(tracked: Tracked) -> list[Evidence]:
     """Energy of a pattern on the core that is made for it against the core for any mask."""
     found = []
-    for network, structured, unstructured in _pairs(runs, ENERGY):
+    for network, structured, unstructured in _pairs(tracked, ENERGY):
         quotient = structured.value / unstructured.value
         found.append(
             Evidence(
@@ -85,10 +83,10 @@ def structure_takes_similar_energy(runs: pl.DataFrame) -> list[Evidence]:
     return found
 
 
-def real_masks_cost_what_random_ones_do(runs: pl.DataFrame) -> list[Evidence]:
+def real_masks_cost_what_random_ones_do(tracked: Tracked) -> list[Evidence]:
     """Time with masks of real images against random ones, on the core for any mask."""
     found = []
-    for network in _simulated(runs):
+    for network in _simulated(tracked):
         real = network.metric(f"{TIME}/unstructured/measured")
         random = network.metric(f"{TIME}/unstructured/random")
         if real and random:
@@ -105,25 +103,25 @@ def real_masks_cost_what_random_ones_do(runs: pl.DataFrame) -> list[Evidence]:
     return found
 
 
-def _cores(runs: pl.DataFrame, metric: str) -> list[Evidence]:
+def _cores(tracked: Tracked, metric: str) -> list[Evidence]:
     return [
         _evidence(
             f"{_name(network)}, {WORDS[metric]}", structured, unstructured.value, "the core for any mask"
         )
-        for network, structured, unstructured in _pairs(runs, metric)
+        for network, structured, unstructured in _pairs(tracked, metric)
     ]
 
 
-def _pairs(runs: pl.DataFrame, metric: str) -> Iterator[tuple[Network, Measured, Measured]]:
-    for network in _simulated(runs):
+def _pairs(tracked: Tracked, metric: str) -> Iterator[tuple[Network, Measured, Measured]]:
+    for network in _simulated(tracked):
         structured = network.metric(f"{metric}/structured/measured")
         unstructured = network.metric(f"{metric}/unstructured/measured")
         if network.identity["pattern"] and structured and unstructured:
             yield network, structured, unstructured
 
 
-def _simulated(runs: pl.DataFrame) -> Iterator[Network]:
-    for own in simulated(runs).values():
+def _simulated(tracked: Tracked) -> Iterator[Network]:
+    for own in simulated(tracked.runs).values():
         yield from (one for one in own if one.identity["target"] in (None, "non_essential"))
 
 

@@ -202,6 +202,15 @@ def points(fraction: float, *, signed: bool = True, digits: int = 1) -> str:
     return f"{'+' if fraction > 0 else MINUS}{text}"
 
 
+def p_text(value: float) -> str:
+    """A p-value as papers write it.
+
+    >>> p_text(0.0004), p_text(0.0371), p_text(1.0)
+    ('p < 0.001', 'p = 0.037', 'p = 1.000')
+    """
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def magnitude(value: float | None) -> str:
     """A large count with three digits and its unit prefix: 1.42e9 as "1.42 G"; "" for None."""
     if value is None:

@@ -7,14 +7,12 @@ import polars as pl
 
 from analysis.measurement import Run, Source
 from analysis.paper_tables import MethodRow, PaperTable
-from analysis.records import CORRECT, INDEX, LABEL
+from analysis.records import CORRECT, Reader, same_images
 from analysis.statistics import holm, mcnemar
 
 TEACHER, BEST_BASELINE = "dense teacher", "best baseline"
 MOST_SEEDS = 5
 """Seeds beyond are not tested: with so many the spread over seeds says more than single images do."""
-Reader = Callable[[str], pl.DataFrame | None]
-"""From a run's id to its records; None where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,9 @@ def paired_tests(table: PaperTable, read: Reader) -> list[PairedTest]:
     are paired within a seed, and only where both were asked about the same images under the same protocol
     and have records; of many seeds the first `MOST_SEEDS`. All p-values are corrected together.
     """
-    records: dict[str, pl.DataFrame | None] = {}
 
     def of(run: Run) -> pl.DataFrame | None:
-        if run["run_id"] not in records:
-            records[run["run_id"]] = read(run["run_id"])
-        return records[run["run_id"]]
+        return read(run["run_id"])
 
     found: list[PairedTest] = []
     for row in table.rows:
@@ -134,7 +129,7 @@ def discordant(
     name = column + CORRECT
     if ours is None or theirs is None or name not in ours.columns or name not in theirs.columns:
         return None
-    if not ours.select(INDEX, LABEL).equals(theirs.select(INDEX, LABEL)) or ours.is_empty():
+    if not same_images(ours, theirs):
         return None
     mine, other = ours[name], theirs[name]
     return ours.height, int((mine & ~other).sum()), int((~mine & other).sum())

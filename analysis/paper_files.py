@@ -1,6 +1,6 @@
 """The files of the paper's tables: Markdown, LaTeX, CSV, HTML, and the protocol behind every number."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from analysis.paired import PairedTest, paired_tests
 from analysis.paper_layout import DATASETS, column_title
 from analysis.paper_tables import PaperTable, build_paper_tables
 from analysis.provenance import protocol_of, standing
-from analysis.records import read_records
+from analysis.records import Reader
 from analysis.remedy import Remedy
 from analysis.runs import Parent
 from analysis.tables import paired_sheet, paper_sheet
@@ -22,7 +22,6 @@ from analysis.tables.sheet import Sheet
 from analysis.tables.sheet_html import to_html
 from analysis.tables.sheet_latex import to_latex
 from analysis.tables.sheet_markdown import escape, to_markdown
-from nenni_core.errors import InputError
 
 TESTS_SCHEMA: dict[str, pl.DataType] = {
     "dataset": pl.String(),
@@ -51,12 +50,19 @@ class PaperResult:
 
 
 def paper_results(
-    runs: pl.DataFrame, parent: Parent, wanted: CurrentSet, *, grid: str | None, current: bool
+    runs: pl.DataFrame,
+    parent: Parent,
+    wanted: CurrentSet,
+    *,
+    grid: str | None,
+    current: bool,
+    records: Reader,
 ) -> list[PaperResult]:
     """The tables of the paper that the runs of `parent` give (see `build_paper_tables`).
 
     `runs` are those of all stages, `grid` is the name of the grid that was asked for if one was; `current`
-    says whether `wanted`, what is asked for, is what was tracked.
+    says whether `wanted`, what is asked for, is what was tracked. `records` reads what runs know of single
+    images.
     """
     tables = build_paper_tables(
         runs,
@@ -64,29 +70,17 @@ def paper_results(
         expected=wanted.networks if current else (),
         attacks=wanted.attacks if current else (),
     )
-    return [_result(table, parent.remedy, _reader(parent.tracking_uri)) for table in tables]
+    return [_result(table, parent.remedy, records) for table in tables]
 
 
-def _reader(tracking_uri: str) -> Callable[[str], pl.DataFrame | None]:
-    """Records of a run; those that cannot be read are as good as none: the tables do not rest on them."""
-
-    def read(run_id: str) -> pl.DataFrame | None:
-        try:
-            return read_records(tracking_uri, run_id)
-        except InputError:
-            return None
-
-    return read
-
-
-def _result(table: PaperTable, remedy: Remedy, read: Callable[[str], pl.DataFrame | None]) -> PaperResult:
+def _result(table: PaperTable, remedy: Remedy, read: Reader) -> PaperResult:
     without: set[str] = set()
 
     def noting(run_id: str) -> pl.DataFrame | None:
-        records = read(run_id)
-        if records is None:
+        found = read(run_id)
+        if found is None:
             without.add(run_id)
-        return records
+        return found
 
     tests = paired_tests(table, noting)
     sheets = [paper_sheet.to_sheet(table, remedy=remedy)]

@@ -1,7 +1,7 @@
 """The paper's tables 1 to 4 from tracked runs: the same rows and columns, ours beside the printed values."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -106,6 +106,15 @@ class PaperTable:
     def of(self, dataset: str) -> tuple[MethodRow, ...]:
         """The rows of one data set."""
         return tuple(row for row in self.rows if row.dataset == dataset)
+
+    def wants(self, row: MethodRow) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether a network that is asked for (some columns of a frame of runs) belongs into `row`."""
+
+        def is_wanted(network: Mapping[str, Any]) -> bool:
+            same = network["model"] == self.model and network["dataset"] == row.dataset
+            return same and is_of(network, row.method) and _is_tuned_on(network, row.objective)
+
+        return is_wanted
 
     @cached_property
     def is_order_only(self) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from pipeline.sweep_records import Asked
 
 
+Network = Mapping[str, Any]
+"""A network that is asked for: some columns of a frame of runs."""
+Gap = tuple[Callable[[Network], bool], Collection[str]]
+"""Numbers that are missing: of which networks, in which columns."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
     """Two commands, in the order in which they are worth a try."""
@@ -20,13 +27,25 @@ class Remedy:
     sync: str  # tracks what the store has already: seconds
     compute: str  # computes and tracks what the store has not
     file_is_known: bool = True  # whether the commands name the set's own parameter file
+    narrowed: Callable[[Collection[Gap]], str | None] | None = None
+    """What computes the gaps and no more than need be; None where no experiment of the set does."""
+
+    def computing(self, gaps: Collection[Gap]) -> str | None:
+        """The shortest computation that is known to fill `gaps`; None where no experiment of the set does."""
+        return self.compute if self.narrowed is None else self.narrowed(gaps)
+
+    def advice(self, gaps: Collection[Gap]) -> str:
+        """What to run for `gaps`, in words."""
+        compute = self.computing(gaps)
+        rest = "no experiment of this set computes the rest" if compute is None else self._rest(compute)
+        return f"`{self.sync}` records what the store has already (seconds), {rest}"
 
     def __str__(self) -> str:
+        return f"`{self.sync}` records what the store has already (seconds), {self._rest(self.compute)}"
+
+    def _rest(self, compute: str) -> str:
         whose = "" if self.file_is_known else " (FILE: the parameter file that this set was made with)"
-        return (
-            f"`{self.sync}` records what the store has already (seconds), "
-            f"`{self.compute}` computes the rest{whose}"
-        )
+        return f"`{compute}` computes the rest{whose}"
 
 
 def remedy_for(params: Path) -> Remedy:
@@ -42,14 +61,25 @@ def remedy_for(params: Path) -> Remedy:
     return Remedy(sync=f"python -m pipeline.tracking sync {named}", compute=compute)
 
 
-def remedy_for_grid(asked: "Asked") -> Remedy:
+def remedy_for_grid(
+    asked: "Asked", narrowed: Callable[[Collection[Gap]], str | None] | None = None
+) -> Remedy:
     """The commands for a sweep."""
+    return Remedy(sync=sync_of_grid(asked), compute=sweep_of(asked), narrowed=narrowed)
+
+
+def sync_of_grid(asked: "Asked") -> str:
+    """What tracks the results of a sweep that the store has."""
     from pipeline.sweep_options import options_of
 
-    named = options_of(asked)
-    return Remedy(
-        sync=f"python -m pipeline.tracking sync {named}", compute=f"python -m pipeline.sweep {named}"
-    )
+    return f"python -m pipeline.tracking sync {options_of(asked)}"
+
+
+def sweep_of(asked: "Asked") -> str:
+    """What computes and tracks a sweep."""
+    from pipeline.sweep_options import options_of
+
+    return f"python -m pipeline.sweep {options_of(asked)}"
 
 
 DEFAULT = Remedy(sync="python -m pipeline.tracking sync --params params.yaml", compute="dvc repro")

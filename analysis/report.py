@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from analysis import names, sparsity
+from analysis import missing, names, sparsity
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.drawing import FURTHER_STYLES, INK, MUTED, SERIES_STYLES
 from analysis.figures.drawing import render as render_figure
 from analysis.links import LOCAL_UI, Link
-from analysis.notes import attack_params, computed_on, missing_cells
+from analysis.notes import attack_params, computed_on
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
 from analysis.summary import attack_pair, change_against_dense, summarise
@@ -90,7 +90,7 @@ def render(
     )
     environment.filters["code"] = _code
     drawn = table_figures(table) if drawn is None else drawn
-    missing, stages = missing_cells(table), _stages(all_runs, link)
+    gaps, stages = missing.listed(table, parent.remedy), _stages(all_runs, link)
     return environment.get_template("report.html.j2").render(
         title=title(table),
         facts=_facts(table, parent),
@@ -102,8 +102,9 @@ def render(
         adaptive=_adaptive(table),
         masking=_masking(table),
         left_out=max(0, len(table.rows) - MOST_SHOWN),
-        missing=missing[:MOST_SHOWN],
-        missing_left_out=max(0, len(missing) - MOST_SHOWN),
+        missing=gaps[:MOST_SHOWN],
+        missing_left_out=max(0, len(gaps) - MOST_SHOWN),
+        advice=missing.advice(table, parent.remedy),
         command=command,
         sections=sections,
         against_adaptive=attack_pair(table)[1] == WORST_CASE,

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.columns import COLUMNS, COUNT_PREFIXES
 from analysis.protocol import counts_in_worst_case, tracked_settings
 from analysis.remedy import DEFAULT, OTHER_FILE, Remedy
 from nenni_core.errors import InputError
@@ -22,57 +23,6 @@ from pipeline.locations import tracking_location
 from pipeline.remote_files import without_secrets
 
 FINISHED = "FINISHED"
-
-# Every column that a frame of runs has, whatever was tracked; the meaning of each is beside it.
-COLUMNS: dict[str, tuple[pl.DataType, str]] = {
-    "run_id": (pl.String(), "MLflow's id of the stage's run"),
-    "parent_run_id": (pl.String(), "MLflow's id of the experiment's parent run"),
-    "status": (pl.String(), "MLflow's status; only FINISHED runs have numbers that may be shown"),
-    "start_ms": (pl.Int64(), "start of the run, milliseconds since 1970 (UTC)"),
-    "seconds": (pl.Float64(), "what computing the stage took, whenever that was; null while it is not done"),
-    "stage": (pl.String(), "prepare, pretrain, distill, finetune or attack"),
-    "key": (pl.String(), "content key of the stage"),
-    "upstream_keys": (pl.String(), "content keys of the stages before it, JSON as it was logged"),
-    "model": (pl.String(), "name of the network"),
-    "dataset": (pl.String(), "name of the data set"),
-    "defence": (pl.String(), "dense or noise_injection"),
-    "ratio": (pl.Float64(), "share of neurons that get noise; null where something else rules"),
-    "pattern": (pl.String(), "N:M, noise in N of every M neurons; null where a ratio rules"),
-    "layer_ratios": (
-        pl.String(),
-        "name of the ratios where every layer has its own; null for one rule for all",
-    ),
-    "objective": (pl.String(), "fine-tuning on clean or adversarial images; null for dense"),
-    "target": (pl.String(), "which neurons get the noise: non_essential or essential"),
-    "randomize": (pl.String(), "how the projection is drawn: fixed, bank or stochastic_rounding"),
-    "selection": (pl.String(), "how neurons are chosen: top_k or threshold"),
-    "score": (pl.String(), "what makes a neuron essential: magnitude or signed"),
-    "bits": (pl.Int64(), "bits of the approximate weights; null where it was not recorded, and for dense"),
-    "projection_ratio": (pl.Float64(), "rows of the projection per patch element; null likewise"),
-    "trained_by": (pl.String(), "defence that the dense network was trained by, with unusual settings"),
-    "trained_by_title": (pl.String(), "the same as tables write it, with its source"),
-    "trained_by_settings": (pl.String(), "kind and every setting of that defence, a JSON object"),
-    "ensemble": (pl.Int64(), "forward passes whose mean probability is the prediction"),
-    "random": (pl.Boolean(), "true where two forward passes of the network differ"),
-    "pretrain_epochs": (pl.Int64(), "epochs of the teacher's training"),
-    "device": (pl.String(), "kind of device that made the numbers, such as cpu or cuda"),
-    "threads": (pl.Int64(), "CPU threads of PyTorch while it did"),
-    "seed": (pl.Int64(), "seed of the experiment"),
-    "git_commit": (pl.String(), "commit of the code that made the numbers"),
-    "git_dirty": (pl.Boolean(), "true where the work tree had uncommitted changes"),
-    "data_fingerprint": (pl.String(), "sha256 of the data set's content"),
-    "images": (pl.Int64(), "number of test images that every accuracy of the run is a share of"),
-    "bitops_dense": (pl.Float64(), "BitOPs of one image through the dense network"),
-    "bitops_nominal": (pl.Float64(), "BitOPs of one image at the nominal share of precise neurons"),
-    "bitops_measured": (pl.Float64(), "BitOPs of one image at the measured share of precise neurons"),
-    "params": (pl.String(), "the stage's parameters, a JSON object with sorted names"),
-}
-# Metrics with a slash come on top, under their MLflow name: `accuracy/pgd20` (fraction, 0 to 1), the counts
-# `correct/pgd20`, `forwards/pgd20`, `backwards/pgd20`, and `seconds/pgd20`; and of the verdict on masked
-# gradients `masking/<test>` (1 raised, 0 not) and its numbers `masking/<test>/<number>` (fractions);
-# `median_distance/deepfool` (l2, in [0, 1] pixel units) with its ends `.../low` and `.../high`, none where
-# they are infinite. Null where a run lacks one.
-COUNT_PREFIXES = ("correct/", "forwards/", "backwards/")
 
 
 class NothingTrackedError(InputError):
@@ -188,8 +138,9 @@ def load_runs(
 
     `tracking_uri` is MLflow's (default: see `pipeline.locations.tracking_location`), `run` a parent run's
     id (default: see `find_parent`), `stage` the stage to take (None: all of them). The columns are
-    those of `COLUMNS` and one for each metric with a slash in its name. Runs that did not finish are rows
-    too: look at `status`. Raises what `find_parent` raises.
+    those of `analysis.columns.COLUMNS`, whatever was tracked, and one for each of its `METRICS` that a run
+    has; `describe_columns` says what each of a frame's is. Runs that did not finish are rows too: look at
+    `status`. Raises what `find_parent` raises.
     """
     return stage_runs(find_parent(tracking_location(tracking_uri), experiment, run), stage=stage)
 

@@ -1,6 +1,9 @@
 """Choosing experiments of a grid: `--where model=resnet18 --where ratio=0.9`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
 
 from nenni_core.errors import InputError, unknown_choice
 from pipeline.experiment import Experiment
@@ -32,6 +35,8 @@ COORDINATES: dict[str, Callable[[Experiment], str]] = {
     "seed": lambda experiment: str(experiment.seed),
 }
 """By what experiments are chosen. `ratio` of a network with a pattern, or without noise, is `dense`."""
+MOST_TOGETHER, MOST_CONDITIONS = 3, 12
+"""Coordinates, and values of them, that `Conditions` combines: a longer command is no help."""
 
 
 def parse_conditions(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -64,6 +69,46 @@ def select(cells: Iterable[Cell], conditions: Sequence[str]) -> list[Cell]:
     if not chosen:
         raise InputError(f"no experiment of the grid agrees with --where {' --where '.join(conditions)}")
     return chosen
+
+
+class Conditions:
+    """Finds the conditions by which `select` chooses given cells of a grid."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        experiments = [cell.experiment for cell in cells]
+        self._count = len(experiments)
+        # every value is a number: its place among the values of its coordinate
+        self._values: dict[str, list[str]] = {}
+        self._codes: dict[str, np.ndarray] = {}
+        for name, coordinate in COORDINATES.items():
+            texts = [_normal(coordinate(experiment)) for experiment in experiments]
+            values = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+            self._values[name] = list(values)
+            self._codes[name] = np.array([values[text] for text in texts], dtype=np.int64)
+
+    def choosing(self, places: Collection[int]) -> list[str]:
+        """Conditions that choose the cells at `places` of the grid, with as few others as can be.
+
+        Of the conditions that do so the fewest, none if all cells are chosen then. Raises `InputError` for no
+        places.
+        """
+        if not places:
+            raise InputError("conditions for 0 experiments: expected at least one")
+        wanted = np.fromiter(places, dtype=np.int64)
+        found = {name: np.unique(codes[wanted]) for name, codes in self._codes.items()}
+        masks = {
+            name: np.isin(self._codes[name], values)
+            for name, values in found.items()
+            if len(values) < len(self._values[name])
+        }
+        best: tuple[tuple[int, int], tuple[str, ...]] = ((self._count, 0), ())
+        for size in range(1, MOST_TOGETHER + 1):
+            for names in combinations(masks, size):
+                conditions = sum(len(found[name]) for name in names)
+                chosen = int(np.logical_and.reduce([masks[name] for name in names]).sum())
+                if conditions <= MOST_CONDITIONS and (chosen, conditions) < best[0]:
+                    best = ((chosen, conditions), names)
+        return [f"{name}={self._values[name][value]}" for name in best[1] for value in found[name]]
 
 
 def _normal(text: str) -> str:

@@ -102,16 +102,24 @@ def gain(network: Network, among: Sequence[Network], radius: float) -> tuple[Mea
     None unless both were measured under the same one.
     """
     dense = teacher_of(network, among)
+    column = gain_column(network, dense, radius)
+    if dense is None or column is None:
+        return None
+    now, before = network.accuracy(column), dense.accuracy(column)
+    return (now, before) if now and before else None
+
+
+def gain_column(network: Network, dense: Network | None, radius: float) -> str | None:
+    """The longest blocked PGD of `radius`/255 that both were measured under; None if there is none."""
     if dense is None:
         return None
     own, other = pgd_grid(network), pgd_grid(dense)
-    steps = [steps for at, steps, gradient in own if at == radius and gradient == "blocked"]
-    for longest in sorted(steps, reverse=True):
-        key = (radius, longest, "blocked")
-        if key in other:
-            now, before = network.accuracy(own[key].name), dense.accuracy(other[key].name)
-            return (now, before) if now and before else None
-    return None
+    common = [
+        (steps, attack.name)
+        for (at, steps, gradient), attack in own.items()
+        if at == radius and gradient == "blocked" and other.get((at, steps, gradient)) == attack
+    ]
+    return max(common)[1] if common else None
 
 
 def _panel(ax: Axes, own: Sequence[Network], radius: float, series: Mapping[str, Look]) -> None:

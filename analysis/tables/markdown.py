@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from analysis.notes import missing_cells
+from analysis import missing
 from analysis.remedy import Remedy
 from analysis.tables import adaptive, masking
 from analysis.tables.robustness import MISSING, RobustnessTable
@@ -17,14 +17,9 @@ def to_markdown(table: RobustnessTable, *, title: str, flags: Sequence[str], rem
     lines += _grid(
         headings(table), ([row.label, *map(_inline, cells(table, row))] for row in table.rows), align="---:"
     )
-    lacking = missing_cells(table)
-    if lacking:
-        lines += [
-            "",
-            f"Missing numbers: {remedy}.",
-            "",
-            *(f"- {label}, {column}" for label, column in lacking),
-        ]
+    if table.missing:
+        lines += ["", f"Missing numbers: {missing.advice(table, remedy)}.", ""]
+        lines += [f"- {line}" for line in missing.listed(table, remedy)]
     if adaptive.columns(table):
         rows = ([row.label, *map(_inline, adaptive.cells(table, row))] for row in table.rows)
         lines += ["", f"## {adaptive.TITLE}", "", adaptive.caption(table), ""]

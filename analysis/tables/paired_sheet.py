@@ -67,16 +67,7 @@ def _cell(test: PairedTest) -> SheetCell:
     against = (f"against {CITATION.sub('', test.against)}",) if test.role == BEST_BASELINE else ()
     return SheetCell(
         main=names.points(test.difference),
-        details=(*against, f"{test.only_ours} : {test.only_theirs}", p_text(test.adjusted)),
+        details=(*against, f"{test.only_ours} : {test.only_theirs}", names.p_text(test.adjusted)),
         rank=BEST if test.adjusted <= LEVEL else 0,
         hover=f"{test.images} images; p = {test.p_value:.2g} before the correction",
     )
-
-
-def p_text(value: float) -> str:
-    """A p-value as papers write it.
-
-    >>> p_text(0.0004), p_text(0.0371), p_text(1.0)
-    ('p < 0.001', 'p = 0.037', 'p = 1.000')
-    """
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

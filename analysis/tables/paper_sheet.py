@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from analysis import names
 from analysis.claims import Fitness
 from analysis.masking import TESTS
-from analysis.measurement import Measurement, Source
-from analysis.paper_layout import DATASETS, column_title
+from analysis.measurement import MISSING, Measurement, Source
+from analysis.paper_layout import CLEAN, DATASETS, column_title
 from analysis.paper_tables import Entry, MethodRow, PaperTable
 from analysis.provenance import protocol_of, standing
 from analysis.remedy import Remedy
@@ -15,6 +15,7 @@ from analysis.tables.sheet import Sheet, SheetBlock, SheetCell, SheetLine
 from analysis.verdict import RULE
 
 ANOTHER_PROTOCOL = "\u2020"
+NOBODY = "no experiment of this set computes it"
 BITOPS_HEADING, MASKED_HEADING = "BitOPs", "Masked gradients"
 # Below so many images a second digit after the point is less than one image.
 FINE = 10_000
@@ -104,18 +105,21 @@ def _base(row: MethodRow) -> Fitness:
 
 
 def _cells(table: PaperTable, row: MethodRow, remedy: Remedy) -> list[SheetCell]:
-    cells = [_accuracy(row, column, remedy) for column in table.layout.accuracies]
+    cells = [_accuracy(table, row, column, remedy) for column in table.layout.accuracies]
     if table.has_cost:
-        cells.append(_cost(row))
-    return [*cells, _accuracy(row, WORST_CASE, remedy), masking_cell(row.source)]
+        cells.append(_cost(table, row, remedy))
+    return [*cells, _accuracy(table, row, WORST_CASE, remedy), masking_cell(row.source)]
 
 
-def _accuracy(row: MethodRow, column: str, remedy: Remedy) -> SheetCell:
+def _accuracy(table: PaperTable, row: MethodRow, column: str, remedy: Remedy) -> SheetCell:
     entry = row.entries[column]
     paper = _paper(entry)
     if entry.measurement is None:
         assert isinstance(entry.found, str)
-        return SheetCell(main=entry.found, details=paper, is_gap=True, hover=_gap(entry.found, remedy))
+        hover = entry.found
+        if hover.startswith(MISSING):
+            hover += f": {remedy.computing([(table.wants(row), [column])]) or NOBODY}"
+        return SheetCell(main=entry.found, details=paper, is_gap=True, hover=hover)
     departs = set(entry.fitness.against_claim) - set(_base(row).against_claim)
     return SheetCell(
         main=_number(entry.measurement) + (ANOTHER_PROTOCOL if departs else ""),
@@ -123,10 +127,6 @@ def _accuracy(row: MethodRow, column: str, remedy: Remedy) -> SheetCell:
         rank=entry.rank,
         hover=f"{protocol_of(row.source, column)}. {standing(entry.fitness)}",
     )
-
-
-def _gap(found: str, remedy: Remedy) -> str:
-    return f"{found}: {remedy.compute}" if found.startswith("missing") else found
 
 
 def _digits(measured: Measurement) -> int:
@@ -167,12 +167,13 @@ def _word(entry: Entry) -> tuple[str, ...]:
     return (f"{entry.verdict.word} (tolerance {names.percent(entry.verdict.tolerance, 2)})",)
 
 
-def _cost(row: MethodRow) -> SheetCell:
+def _cost(table: PaperTable, row: MethodRow, remedy: Remedy) -> SheetCell:
     cost = row.source.cost()
     printed = _reduction(row.printed_cost)
     paper = (f"paper {printed}",) if printed else ()
     if cost is None:
-        return SheetCell(main="missing", details=paper, is_gap=True)
+        hover = f"{MISSING}: {remedy.computing([(table.wants(row), [CLEAN])]) or NOBODY}"
+        return SheetCell(main=MISSING, details=paper, is_gap=True, hover=hover)
     bitops = next(run["bitops_nominal"] for run in row.source.runs if run["bitops_nominal"] is not None)
     ours = _reduction(cost)
     return SheetCell(
@@ -293,14 +294,18 @@ def _notes(table: PaperTable, remedy: Remedy) -> list[str]:
     if departures := _departures(table):
         notes.append(f"{ANOTHER_PROTOCOL} Another protocol than the paper's: {'; '.join(departures)}.")
     gaps = [
-        f"{row.label}, {column_title(column)} on {DATASETS[row.dataset].title}"
+        (row, column)
         for row in table.rows
         for column, entry in row.entries.items()
-        if isinstance(entry.found, str) and entry.found.startswith("missing")
+        if isinstance(entry.found, str) and entry.found.startswith(MISSING)
     ]
     if gaps:
-        shown = gaps if len(gaps) <= 6 else [*gaps[:5], f"{len(gaps) - 5} more"]
-        notes.append(f"Missing: {'; '.join(shown)}. {remedy}.")
+        shown = [
+            f"{row.label}, {column_title(column)} on {DATASETS[row.dataset].title}" for row, column in gaps
+        ]
+        shown = shown if len(shown) <= 6 else [*shown[:5], f"{len(shown) - 5} more"]
+        lacking = remedy.advice([(table.wants(row), [column]) for row, column in gaps])
+        notes.append(f"Missing: {'; '.join(shown)}. {lacking}.")
     commits = dict.fromkeys(commit[:10] for row in table.rows for commit in row.source.commits)
     if len(commits) > 1:
         notes.append(f"The rows come from different commits of the code: {', '.join(commits)}.")

@@ -84,6 +84,10 @@ class Row:
     distances: Mapping[str, Distance] = field(default_factory=dict)
     """By attack that looks for the smallest change: the median over the images that were right before."""
 
+    def is_of(self, network: Mapping[str, Any]) -> bool:
+        """Whether this is `network`, some columns of `IDENTITY`; what one of them has not recorded fits."""
+        return _is_of(self.identity, network)
+
     @property
     def is_dense(self) -> bool:
         """Whether this is the network without noise."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.runs import COLUMNS, COUNT_PREFIXES
+from analysis.columns import COLUMNS, COUNT_PREFIXES
 
 IMAGES = 10_000
 EPS, STEP = "8/255", "2/255"

@@ -7,8 +7,20 @@ import pytest
 from recorded_runs import DENSE, Recorded, Recorder, flat, noise, verdict
 
 from analysis.comparison import Difference
-from analysis.findings import FAILS, HOLDS, UNKNOWN, Finding, falls, judge, kept_within, rises, to_markdown
+from analysis.findings import (
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    Finding,
+    Tracked,
+    falls,
+    judge,
+    kept_within,
+    rises,
+    to_markdown,
+)
 from analysis.findings_claims import CLAIMS, find
+from analysis.pairing import Comparer
 from analysis.runs import find_parent, stage_runs
 from pipeline.grids import GRIDS
 
@@ -105,7 +117,7 @@ def test_evidence_has_its_numbers_interval_denominator_and_runs(
     [one] = findings["The rise begins at 60% noise"].evidence
     # Newcombe's interval of 600 and 500 of 1000, worked out with the formula of the paper of 1998
     assert one.numbers == "60.0% against 50.0%: +10.0 points (95% interval +5.6 to +14.3)"
-    assert one.basis == "1000 images, 1 seed"
+    assert one.basis == "independent, 1000 images, 1 seed"  # the runs have no records of single images
     assert one.run_ids == (recorded.ids["0.7"], recorded.ids["dense"])
 
 
@@ -113,7 +125,7 @@ def test_what_is_missing_is_said_with_a_command_that_exists(recorded: Recorded) 
     for claim in CLAIMS:
         for grid in claim.grids:
             assert (GRIDS / f"{grid}.yaml").is_file(), claim.title
-        finding = judge(claim, recorded.runs.head(0))
+        finding = judge(claim, Tracked(recorded.runs.head(0), Comparer()))
         assert finding.verdict == UNKNOWN
         assert claim.needs in finding.why
         assert f"`python -m pipeline.sweep --grid {claim.grids[1]}`" in finding.why

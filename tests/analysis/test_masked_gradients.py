@@ -130,6 +130,6 @@ def test_tests_and_thresholds_are_those_of_the_verdict() -> None:
 
 
 def _schema() -> dict[str, pl.DataType]:
-    from analysis.runs import COLUMNS
+    from analysis.columns import COLUMNS
 
     return {name: kind for name, (kind, _) in COLUMNS.items()}

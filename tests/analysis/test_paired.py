@@ -9,6 +9,7 @@ from recorded_runs import DENSE as DENSE_TAGS
 from recorded_runs import Recorder
 from recorded_runs import noise as noise_tags
 
+from analysis.names import p_text
 from analysis.paired import BEST_BASELINE, MOST_SEEDS, TEACHER, PairedTest, discordant, paired_tests
 from analysis.paper_tables import PaperTable, build_paper_tables
 from analysis.records import FILE, read_records
@@ -123,4 +124,4 @@ def test_a_test_as_text() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(0.00099, "p < 0.001"), (0.05, "p = 0.050"), (1.0, "p = 1.000")])
 def test_p_values_as_papers_write_them(value: float, text: str) -> None:
-    assert paired_sheet.p_text(value) == text
+    assert p_text(value) == text

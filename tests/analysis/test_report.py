@@ -174,7 +174,7 @@ def test_doubts_and_gaps_are_said(recorder: Recorder) -> None:
     assert "Caution" in page.text
     assert "different commits of the code" in page.text
     assert "cccccccccc + changes" in page.text
-    assert "Ratio 0.9, clean, PGD-20" in page.text
+    assert "Ratio 0.9, clean: PGD-20" in page.text
     sync, compute = (
         "<code>python -m pipeline.tracking sync --params params.yaml</code>",
         "<code>dvc repro</code>",

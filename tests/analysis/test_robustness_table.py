@@ -233,7 +233,7 @@ def test_missing_numbers_are_missing_and_say_what_computes_them(recorder: Record
     assert len(gaps) == len(table.missing) == 7
     assert ("Ratio 0.5, clean", "PGD-20") in gaps
     text = to_markdown(table, title="t", flags=[], remedy=DEFAULT)
-    assert "- Ratio 0.5, clean, PGD-20\n" in text
+    assert "- Ratio 0.5, clean: PGD-20\n" in text
     assert text.index("tracking sync --params params.yaml") < text.index("`dvc repro`")
     assert table.to_polars().filter(pl.col("label") == "Ratio 0.99")["clean_accuracy"].to_list() == [None]
 

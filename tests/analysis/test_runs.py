@@ -1,14 +1,20 @@
 """Reading tracked runs back."""
 
 import json
+import re
+from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
 from recorded_runs import DENSE, IMAGES, Recorded, Recorder, flat, noise, read_back
 
 from analysis import load_runs
-from analysis.runs import COLUMNS, NothingTrackedError, find_parent, stage_runs
+from analysis.columns import COLUMNS, METRICS, describe_columns, meaning
+from analysis.runs import NothingTrackedError, find_parent, stage_runs
+from hwsim.sweep import FIGURES
 from nenni_core.errors import InputError
+from pipeline.config import Randomize, StageName, Target
 
 
 def test_the_frame_has_the_documented_columns_and_the_metrics(recorder: Recorder, demo: Recorded) -> None:
@@ -27,6 +33,49 @@ def test_the_frame_has_the_documented_columns_and_the_metrics(recorder: Recorder
     assert run["git_dirty"] is False
     assert run["seconds"] == 2.5
     assert json.loads(run["params"])["attacks.pgd20.steps"] == "20"
+
+
+def test_every_column_of_recorded_runs_is_described(demo: Recorded, adaptive: Recorded) -> None:
+    for recorded in (demo, adaptive):
+        described = describe_columns(recorded.runs)
+        assert described["column"].to_list() == recorded.runs.columns
+        assert described.filter(meaning="")["column"].to_list() == []
+        assert described.filter(column="correct/clean")["type"].to_list() == ["Int64"]
+
+
+def test_a_column_that_nothing_tracks_has_no_meaning(demo: Recorded) -> None:
+    extended = demo.runs.with_columns(
+        pl.lit(0.5).alias("loss/of/mine"), pl.lit(0.5).alias("accuracies/clean")
+    )
+    assert describe_columns(extended).filter(meaning="")["column"].to_list() == [
+        "loss/of/mine",
+        "accuracies/clean",
+    ]
+    assert meaning("accuracy/clean/low") == ""  # one part too many
+
+
+def test_descriptions_name_every_choice() -> None:
+    for column, choices in (("stage", StageName), ("target", Target), ("randomize", Randomize)):
+        for choice in get_args(choices):
+            assert re.search(rf"\b{choice}\b", COLUMNS[column][1]), (column, choice)
+    for figure in FIGURES:
+        assert f"{figure}/<core>/<masks>" in METRICS
+        assert f"{figure}_over_dense/<core>/<masks>" in METRICS
+
+
+def test_the_notebook_example_of_the_readme_runs(
+    recorder: Recorder, demo: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", recorder.tracking_uri)
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    [block] = [
+        body for body in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S) if "load_runs" in body
+    ]
+    assert len([line for line in block.splitlines() if line]) == 5
+    found: dict[str, pl.DataFrame] = {}
+    exec(compile(block, "README.md", "exec"), found)  # as a reader would
+    assert set(found["noisy"]["run_id"]) == set(demo.ids.values()) - {demo.ids["dense"]}
+    assert "accuracy/pgd20" in capsys.readouterr().out
 
 
 def test_all_stages_can_be_read(demo: Recorded) -> None:

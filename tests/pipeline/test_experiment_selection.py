@@ -3,12 +3,14 @@
 import copy
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_experiment import TINY
 
 from nenni_core.errors import InputError
 from pipeline.experiment import ExperimentSet
 from pipeline.grids import Cell
-from pipeline.selection import COORDINATES, select
+from pipeline.selection import COORDINATES, MOST_CONDITIONS, Conditions, select
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,41 @@ def test_mistakes_are_named(cells: list[Cell], conditions: list[str], expected: 
     with pytest.raises(InputError) as mistake:
         select(cells, conditions)
     assert expected in str(mistake.value)
+
+
+def test_each_cell_has_conditions_that_choose_it_alone(cells: list[Cell]) -> None:
+    found = Conditions(cells)
+    for place, cell in enumerate(cells):
+        conditions = found.choosing([place])
+        assert select(cells, conditions) == [cell]
+        assert len(conditions) == 1  # a variant's name is its own within a set
+    assert found.choosing(range(len(cells))) == []
+
+
+@given(data=st.data())
+def test_conditions_choose_what_is_wanted_and_as_little_else_as_can_be(
+    cells: list[Cell], data: st.DataObject
+) -> None:
+    several = [
+        Cell(cell.experiment.model_copy(update={"seed": seed}), cell.until)
+        for seed in (0, 1)
+        for cell in cells
+    ]
+    wanted = data.draw(st.sets(st.integers(0, len(several) - 1), min_size=1, max_size=4))
+    conditions = Conditions(several).choosing(wanted)
+    assert len(conditions) <= MOST_CONDITIONS
+    chosen = select(several, conditions)
+    assert all(several[place] in chosen for place in wanted)
+    # no coordinate by itself chooses less
+    for name, of in COORDINATES.items():
+        values = {of(several[place].experiment) for place in wanted}
+        assert len(chosen) <= len(select(several, [f"{name}={value}" for value in values]))
+
+
+def test_a_product_of_values_is_chosen_exactly(cells: list[Cell]) -> None:
+    conditions = ["defense=trades", "ratio=0.5", "ratio=0.9", "randomize=bank"]
+    wanted = select(cells, conditions)
+    assert 1 < len(wanted) < len(cells)
+    assert select(cells, Conditions(cells).choosing([cells.index(cell) for cell in wanted])) == wanted
+    with pytest.raises(InputError, match="0 experiments"):
+        Conditions(cells).choosing([])

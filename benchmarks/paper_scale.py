@@ -51,7 +51,8 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
         parts.append(f"{flop:.2g} FLOP, {flop / seconds / 1e12:.3g} TFLOP/s")
         if record.device == "cuda":
             peak = bf16_peak(record.device_name)
-            share = "unknown" if peak is None else f"{100 * flop / seconds / peak:.1f}%"
+            known = f"{100 * flop / seconds / peak:.1f}%" if peak else ""
+            share = known or f"unknown ({record.device_name!r} is not in benchmarks/gpu_peaks.py)"
             parts.append(f"share of the bf16 peak {share}")
     if "peak_memory_bytes" in timing:
         parts.append(f"peak memory {timing['peak_memory_bytes'] / 1e9:.2f} GB")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.attacks.untouched import seeded_global_generators
+from nenni_core.checkpoint import latest_checkpoint, portable, refuse_another_run, write_checkpoint
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.errors import InputError, TrainingDiverged
@@ -20,9 +21,8 @@ from nenni_core.modes import eval_mode, kept_modes, kept_streams
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import derive_seed, make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
-from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
 from nenni_core.training.recipe import Recipe, learning_rate
-from nenni_core.training.state import identity, pack, refuse_another_run, unpack
+from nenni_core.training.state import identity, pack, unpack
 from nenni_core.training.validation import autocast, validate
 
 # The counts have names of their own in each: where they disagree, the user gets an `InputError`.

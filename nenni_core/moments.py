@@ -42,7 +42,7 @@ class Moments:
         """Count a batch in; products are formed in float32 and summed in float64."""
         y, z = y.float(), z.float()
         sums = self.sums
-        where = y.device if y.device.type == "cuda" else "cpu"  # not every accelerator has float64
+        where = y.device if _has_float64(y.device) else torch.device("cpu")
         for name, total in sums.items():
             sums[name] = total.to(where)
         if self.count == 0 and y.shape[1] > 0:
@@ -118,6 +118,11 @@ class Moments:
         variance, power = zz.sum(), (zz + self.mean_z.square()).sum()
         reference = variance if variance > _ROUNDING * power else power
         return float(error.sum().clamp_min(0) / reference) if reference > 0 else float(error.sum() > 0)
+
+
+def _has_float64(device: torch.device) -> bool:
+    """Whether sums can stay on `device`; Apple's GPUs, for one, have float32 at most."""
+    return device.type in ("cpu", "cuda")
 
 
 def grouped_positions(layer: NoisyLayer, values: Tensor) -> Float[Tensor, "groups positions features"]:

@@ -207,13 +207,13 @@ def rehearsal(chain: Chain) -> Chain:
     images = chain.attack.images
     return replace(
         chain,
-        prepare=replace(chain.prepare, train_images=1000, validation_images=200),
+        prepare=replace(chain.prepare, train_images=600, validation_images=100),
         pretrain=replace(
             chain.pretrain,
             architecture="small_resnet",
             recipe=replace(chain.pretrain.recipe, epochs=2),
         ),
-        attack=replace(chain.attack, images=20 if images is None else min(images, 20)),
+        attack=replace(chain.attack, images=10 if images is None else min(images, 10)),
         experiment=f"{chain.experiment}-rehearsal",
     )
 

@@ -19,7 +19,7 @@ from benchmarks.chain_work import network_macs, stage_flop, training_passes
 from benchmarks.gpu_peaks import bf16_peak
 from nenni_core.chain.record import Record
 from nenni_core.chain.speed import TIMING
-from nenni_core.data import Extent
+from nenni_core.data import Extent, dataset_extent
 from nenni_core.models import build_model
 from nenni_core.training import Recipe, train
 from pipeline.experiment import ExperimentSet, load_parameters
@@ -97,6 +97,20 @@ def test_operations_are_those_that_pytorch_counts() -> None:
     assert counted is not None
     # PyTorch's count has the classifier too, and the look at the number of classes
     assert counted == pytest.approx(counter.total, rel=0.03)
+
+
+def test_pgd_10_for_200_epochs() -> None:
+    """23 forward passes' worth; the gradients of weights that an attack does not need would be 10 more."""
+    macs = network_macs("resnet18", dataset_extent("cifar10"))
+    planes = [(32, 3, 64, 9)] + 4 * [(32, 64, 64, 9)]
+    for size, narrow, wide in ((16, 64, 128), (8, 128, 256), (4, 256, 512)):
+        planes += [(size, narrow, wide, 9), (size, narrow, wide, 1), *(3 * [(size, wide, wide, 9)])]
+    assert macs == sum(size**2 * inputs * outputs * taps for size, inputs, outputs, taps in planes)
+    recipe = Recipe(epochs=200)
+    passes = training_passes(recipe, 50_000, 0, adversarial=True)
+    assert passes == 200 * 50_000 * 23
+    assert 2 * macs * passes == pytest.approx(2.55e17, rel=0.01)
+    assert 2 * macs * (passes + recipe.epochs * 50_000 * recipe.steps) == pytest.approx(3.67e17, rel=0.01)
 
 
 def test_clean_training_is_three_passes() -> None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_problem import net, problem, recipe, same
 
 from nenni_core import layers, selection
+from nenni_core.attacks.untouched import full_precision
 from nenni_core.defenses import DEFENSES, make_defense
 from nenni_core.distill import calibrate
 from nenni_core.inject import inject, injected_layers, set_injection
@@ -192,7 +193,10 @@ def test_only_the_dense_network_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("rule", ["dense", *RULES])
 def test_a_gpu_trains_as_the_cpu_does(rule: str) -> None:
-    """The same steps in float32, without crops and attacks: the random streams of the devices differ."""
+    """The same steps in float32, without crops and attacks: the random streams of the devices differ.
+
+    Without TF32, which PyTorch's convolutions of float32 numbers would otherwise use.
+    """
 
     def steps(device: str) -> dict[str, Tensor]:
         images, labels, *_ = problem()
@@ -200,15 +204,16 @@ def test_a_gpu_trains_as_the_cpu_does(rule: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
         for low in (0, 32):
             x = images[low : low + 32].to(device).float().div(255)
-            training_step(
-                model,
-                optimizer,
-                x,
-                labels[low : low + 32].to(device),
-                recipe=recipe(),
-                generator=make_generator(0, "attack", device=device),
-                defense=make_defense("clean"),
-            )
+            with full_precision(torch.device(device)):
+                training_step(
+                    model,
+                    optimizer,
+                    x,
+                    labels[low : low + 32].to(device),
+                    recipe=recipe(),
+                    generator=make_generator(0, "attack", device=device),
+                    defense=make_defense("clean"),
+                )
         return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
 
     for (name, there), here in zip(steps("cuda").items(), steps("cpu").values(), strict=True):

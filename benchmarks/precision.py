@@ -68,12 +68,19 @@ def trained(precision: str, seed: int, epochs: int, device: str) -> tuple[float,
         std=std,
         seed=seed,
     ).to(device)
-    arrays = (raw.train_images[here], raw.train_labels[here])
-    validation = (raw.train_images[held_out], raw.train_labels[held_out])
-    tensors = [torch.from_numpy(array) for array in (*arrays, *validation)]
-    train(model, *tensors, recipe(precision, epochs), seed=seed, checkpoint_dir=None)
-    images, labels = (torch.from_numpy(array).to(device) for array in (raw.test_images, raw.test_labels))
-    return accuracies(model, images, labels, seed)
+    images, labels = torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
+    train(
+        model,
+        images[here],
+        labels[here],
+        images[held_out],
+        labels[held_out],
+        recipe(precision, epochs),
+        seed=seed,
+        checkpoint_dir=None,
+    )
+    attacked, truth = (torch.from_numpy(array).to(device) for array in (raw.test_images, raw.test_labels))
+    return accuracies(model, attacked, truth, seed)
 
 
 def main() -> None:

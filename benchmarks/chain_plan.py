@@ -5,7 +5,7 @@ The same is described by a parameter file of the pipeline, which `Chain.paramete
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from nenni_core.attacks import AttackSpec
@@ -23,6 +23,9 @@ from nenni_core.training import Recipe
 
 PROTOCOLS = ("none", "own", "paper", "both")
 """Which attacks are run: "own", those that need no further library; "both", the paper's and the adaptive."""
+
+INSTALL = "pip install scipy && pip install --no-deps torchattacks==3.5.1 pyautoattack==0.2.0"
+"""What the attacks need beside PyTorch. What torchattacks requires would replace NumPy and PyTorch."""
 
 
 class Step(NamedTuple):
@@ -54,6 +57,8 @@ class Chain:
     objectives: tuple[str, ...]
     attack: AttackSettings
     """Without attacks nothing is attacked."""
+    experiment: str = "paper-scale"
+    """What its tracked runs are found under."""
 
     def variants(self) -> dict[str, FineTuneSettings]:
         """What is fine-tuned, by the names that the pipeline gives them."""
@@ -106,7 +111,7 @@ class Chain:
         attack["attacks"] = {spec.name: _without_name(spec) for spec in attacks}
         return {
             "seed": self.seed,
-            "tracking": {"experiment": "paper-scale"},
+            "tracking": {"experiment": self.experiment},
             "prepare": prepare,
             "pretrain": pretrain,
             "distill": plain(self.distill),
@@ -135,7 +140,7 @@ def paper_chain(
     distillation, whose optimum it is; with 30 epochs one cycle of the learning rate up to 0.2 (Wong et al.
     2020, "Fast is better than free") instead of steps.
 
-    Raises `InputError` for an unknown protocol, or one whose library is not installed.
+    Raises `InputError` for attacks whose library cannot be imported.
     """
     if epochs >= 200:
         recipe = Recipe(epochs=epochs, precision=precision)
@@ -197,8 +202,24 @@ def paper_chain(
     )
 
 
+def rehearsal(chain: Chain) -> Chain:
+    """The same stages, variants and attacks at a size that a CPU is done with in minutes."""
+    images = chain.attack.images
+    return replace(
+        chain,
+        prepare=replace(chain.prepare, train_images=600, validation_images=100),
+        pretrain=replace(
+            chain.pretrain,
+            architecture="small_resnet",
+            recipe=replace(chain.pretrain.recipe, epochs=2),
+        ),
+        attack=replace(chain.attack, images=10 if images is None else min(images, 10)),
+        experiment=f"{chain.experiment}-rehearsal",
+    )
+
+
 def chosen_attacks(name: str) -> tuple[AttackSpec, ...]:
-    """The attacks of one of `PROTOCOLS`; `InputError` if a library that they need is not installed."""
+    """The attacks of one of `PROTOCOLS`; `InputError` if a library that they need cannot be imported."""
     paper = paper_protocol()
     straight = AttackSpec(name="pgd20_straight_through", kind="pgd", gradient="straight_through")
     own = [spec for spec in (*paper, *deepfool_protocol()) if spec.kind in ("cw", "deepfool")]
@@ -210,9 +231,11 @@ def chosen_attacks(name: str) -> tuple[AttackSpec, ...]:
     }[name]
     libraries = {"none": (), "own": (), "paper": ("torchattacks",), "both": ("torchattacks", "pyautoattack")}
     for library in libraries[name]:
-        if find_spec(library) is None:
+        try:
+            import_module(library)  # finding it would not show that it lacks what it imports itself
+        except ImportError as error:
             raise InputError(
-                f"--attacks {name} needs the library {library}, which is not installed here; expected "
-                "--attacks own or none, and another call with it for the rest"
-            )
+                f"--attacks {name} needs {library}, which cannot be imported here ({error}); expected "
+                f"`{INSTALL}` before, or --attacks own or none now and another call for the rest"
+            ) from None
     return found

@@ -4,7 +4,8 @@
 
 Adversarial pre-training with PGD-10, distillation, fine-tuning of 90%, 99% and 7:8 with both losses, and the
 attacks on the dense network and on each variant. It stops when the minutes are over; the same command goes on
-where it stopped. One line is printed for each finished stage. It needs PyTorch, NumPy, safetensors and
+where it stopped. One line is printed for each finished stage. `--rehearse` goes through all of it with a
+small network, two epochs and few images: a CPU needs minutes. It needs PyTorch, NumPy, safetensors and
 jaxtyping, and torchattacks and pyautoattack for the attacks that come from them.
 
 `python -m pipeline.store import OUT` makes entries of the pipeline's store, and tracked runs, of the results.
@@ -15,7 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.chain_plan import PROTOCOLS, paper_chain
+from benchmarks.chain_plan import PROTOCOLS, Chain, paper_chain, rehearsal
 from benchmarks.chain_run import Done, device_name, run_chain
 from benchmarks.chain_work import expected_counts, image_counts, network_macs, stage_flop, working_seconds
 from benchmarks.gpu_peaks import bf16_peak
@@ -29,6 +30,7 @@ from nenni_core.errors import InputError, TrainingDiverged
 from nenni_core.files import read_json, write_json
 from nenni_core.progress import Deadline, OutOfTime
 from nenni_core.training import PRECISIONS
+from pipeline.locks import locked_file
 from pipeline.provenance import Commit, assume_commit
 
 PARAMETERS = "params.json"
@@ -51,7 +53,8 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
         parts.append(f"{flop:.2g} FLOP, {flop / seconds / 1e12:.3g} TFLOP/s")
         if record.device == "cuda":
             peak = bf16_peak(record.device_name)
-            share = "unknown" if peak is None else f"{100 * flop / seconds / peak:.1f}%"
+            known = f"{100 * flop / seconds / peak:.1f}%" if peak else ""
+            share = known or f"unknown ({record.device_name!r} is not in benchmarks/gpu_peaks.py)"
             parts.append(f"share of the bf16 peak {share}")
     if "peak_memory_bytes" in timing:
         parts.append(f"peak memory {timing['peak_memory_bytes'] / 1e9:.2f} GB")
@@ -90,6 +93,7 @@ def options() -> Parser:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto")
     parser.add_argument("--threads", type=count, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the dense training")
+    parser.add_argument("--rehearse", action="store_true", help="the same chain in minutes on a CPU")
     parser.add_argument("--commit", default="", help="where the code is from, if it is a copy without git")
     return parser
 
@@ -119,10 +123,26 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         seed=arguments.seed,
     )
-    write_json(arguments.out / PARAMETERS, chain.parameters(str(arguments.data)))
+    if arguments.rehearse:
+        chain = rehearsal(chain)
+    data_fingerprint = fingerprint(chain.prepare.dataset, path=arguments.data)
+    runtime = Runtime(device=device, data_path=arguments.data, compile=arguments.compile)
+
+    def refuse() -> None:
+        raise InputError(
+            f"another process works in {str(arguments.out)!r}; expected one at a time, or another --out"
+        )
+
+    with locked_file(arguments.out / "lock", on_busy=refuse):
+        write_json(arguments.out / PARAMETERS, chain.parameters(str(arguments.data)))
+        return compute(chain, arguments.out, data_fingerprint, runtime, deadline)
+
+
+def compute(chain: Chain, out: Path, data_fingerprint: str, runtime: Runtime, deadline: Deadline) -> int:
+    """Compute and print what the time is enough for; the exit status."""
     macs = network_macs(chain.pretrain.architecture, dataset_extent(chain.prepare.dataset))
     counts = expected_counts(chain.prepare)
-    say(f"{device_name(device)}, {macs / 1e9:.3g} GMAC a forward pass of one image")
+    say(f"{device_name(runtime.device)}, {macs / 1e9:.3g} GMAC a forward pass of one image")
     for step in chain.steps():
         if (flop := stage_flop(step, macs, counts)) is not None:
             say(f"  about {flop:.2g} FLOP: {step.stage} {step.label}".rstrip())
@@ -136,12 +156,11 @@ def run(arguments: argparse.Namespace) -> int:
             counts.update(image_counts(done.folder))
         say(("" if computed else "[earlier] ") + line(done, macs, counts))
 
-    runtime = Runtime(device=device, data_path=arguments.data, compile=arguments.compile)
     try:
         run_chain(
             chain,
-            arguments.out,
-            data_fingerprint=fingerprint(chain.prepare.dataset, path=arguments.data),
+            out,
+            data_fingerprint=data_fingerprint,
             runtime=replace(runtime, progress=progress),
             deadline=deadline,
             on_done=on_done,
@@ -149,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OutOfTime:
         say(f"the time is over at {state['at']}; the same command goes on from the last checkpoint")
         return UNFINISHED
-    say(f"finished: {sum(1 for _ in arguments.out.glob(f'*/{RECORD}'))} stages in {str(arguments.out)!r}")
+    say(f"finished: {sum(1 for _ in out.glob(f'*/{RECORD}'))} stages in {str(out)!r}")
     return 0
 
 

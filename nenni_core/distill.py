@@ -5,12 +5,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nenni_core.distill_checkpoint import Descent, Done, Kept, LayerMoments
 from nenni_core.errors import InputError, TrainingDiverged, unknown_choice
 from nenni_core.inject import dense_mode, injected_layers
 from nenni_core.layers import NoisyLayer
@@ -50,6 +52,7 @@ def distill(
     learning_rate: float = 0.5,
     momentum: float = 0.9,
     ridge: float = 1e-6,
+    checkpoint_dir: Path | None = None,
     on_progress: ProgressCallback = silent,
 ) -> list[LayerQuality]:
     """Fit W~ and b~ of every injected layer to the dense layer's output, then round them.
@@ -66,9 +69,13 @@ def distill(
         learning_rate: of "sgd", relative to each layer's mean ||P x||^2, which bounds the largest stable
             step; so one value suits all layers.
         ridge: damping of "least_squares" relative to the mean variance of P x.
+        checkpoint_dir: where a checkpoint is written every 64 measured batches and after every epoch of
+            "sgd". The same call, with the model as it was at the first start, goes on after
+            the last whole one, to the bits of an uninterrupted run. `on_progress` may raise to stop it.
 
     Raises:
-        InputError: the model has no injected layers, the data is empty, or the solver is not known.
+        InputError: the model has no injected layers, the data is empty, the solver is not known, or
+            `checkpoint_dir` is of another distillation.
         TrainingDiverged: the solution has values that are not finite.
     """
     if solver not in SOLVERS:
@@ -77,14 +84,36 @@ def distill(
     if not layers:
         raise InputError(f"{type(model).__name__} has no injected layers to distil; call inject first")
     images = _Images(data)
+    kept = Kept(
+        checkpoint_dir,
+        model,
+        layers,
+        next(iter(images), None),
+        solver=solver,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        ridge=ridge,
+        batches=len(images),
+    )
     with observed_only(model):
-        moments = _measure(model, layers, images, on_progress)
+        moments = {
+            name: [
+                Moments(layer.groups, layer.rank, layer.weight.shape[0] // layer.groups) for _ in layer.signs
+            ]
+            for name, layer in layers.items()
+        }
+        for layer in layers.values():
+            layer.projected_exponent.fill_(float("nan"))
+        done = kept.restore(moments)
+        if done.epochs == 0:  # else all is measured
+            done = _measure(model, layers, moments, images, done, kept, on_progress)
         if solver == "least_squares":
             for name, layer in layers.items():
                 for index, moment in enumerate(moments[name]):
                     _assign(layer, index, *moment.solve(ridge))
         else:
-            _descend(model, layers, moments, images, epochs, learning_rate, momentum, on_progress)
+            _descend(model, layers, moments, images, epochs, learning_rate, momentum, done, kept, on_progress)
         for name, layer in layers.items():
             if not (layer.approx_weight.isfinite().all() and layer.approx_bias.isfinite().all()):
                 raise TrainingDiverged(
@@ -194,37 +223,41 @@ def _features(layer: NoisyLayer, index: int, x: Tensor) -> Float[Tensor, "groups
 
 @torch.no_grad()
 def _measure(
-    model: nn.Module, layers: dict[str, NoisyLayer], data: "_Images", on_progress: ProgressCallback
-) -> dict[str, list[Moments]]:
-    """One pass of the dense network; also fixes the format of P x if that is rounded.
+    model: nn.Module,
+    layers: dict[str, NoisyLayer],
+    moments: LayerMoments,
+    data: "_Images",
+    done: Done,
+    kept: Kept,
+    on_progress: ProgressCallback,
+) -> Done:
+    """One pass of the dense network from where it is; also fixes the format of P x if that is rounded.
 
     The format is fitted to the first batch alone: the moments of the rounded P x, which this same pass
     sums, need it from the first batch on. Larger values of later batches saturate.
     """
-    moments = {
-        name: [Moments(layer.groups, layer.rank, layer.weight.shape[0] // layer.groups) for _ in layer.signs]
-        for name, layer in layers.items()
-    }
     total = len(data)
 
     def visit(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
-        if layer.injection.quantize_projected and torch.isnan(layer.projected_exponent):
+        if first and layer.injection.quantize_projected and torch.isnan(layer.projected_exponent):
             layer.fit_projected_exponent(x)
         for index, moment in enumerate(moments[name]):
             moment.add(_features(layer, index, x), grouped_positions(layer, z))
 
-    for layer in layers.values():
-        layer.projected_exponent.fill_(float("nan"))
     with dense_mode(model), _visited(layers, visit):
-        for done, x in enumerate(data, start=1):
+        for batch, x in enumerate(islice(data, done.batches, None), start=done.batches + 1):
+            first = batch == 1
             model(x)
-            on_progress("measuring layers", done, max(total, done))
+            done = Done(batches=batch)
+            if kept.is_due(batch):
+                kept.save(moments, done)
+            on_progress("measuring layers", batch, max(total, batch))
     empty = [name for name in layers if moments[name][0].count == 0]
     if empty:
         raise InputError(
             f"no data reached layer {empty[0]!r}: expected at least one batch of images to distil on"
         )
-    return moments
+    return done
 
 
 def _assign(layer: NoisyLayer, index: int, weight: Tensor, bias: Tensor) -> None:
@@ -236,11 +269,13 @@ def _assign(layer: NoisyLayer, index: int, weight: Tensor, bias: Tensor) -> None
 def _descend(
     model: nn.Module,
     layers: dict[str, NoisyLayer],
-    moments: dict[str, list[Moments]],
+    moments: LayerMoments,
     data: "_Images",
     epochs: int,
     learning_rate: float,
     momentum: float,
+    done: Done,
+    kept: Kept,
     on_progress: ProgressCallback,
 ) -> None:
     """Momentum SGD on (1/positions) ||z - W~ P x - b~||^2, all layers in one pass."""
@@ -254,6 +289,8 @@ def _descend(
         parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(groups, momentum=momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+    descent = Descent(layers, optimizer, schedule)
+    descent.restore(done)
 
     def step(name: str, layer: NoisyLayer, x: Tensor, z: Tensor) -> None:
         target = grouped_positions(layer, z)
@@ -266,13 +303,14 @@ def _descend(
 
     try:
         with dense_mode(model), _visited(layers, step):
-            for epoch in range(epochs):
+            for epoch in range(done.epochs, epochs):
                 for x in data:
                     optimizer.zero_grad()
                     with torch.no_grad():
                         model(x)
                     optimizer.step()
                 schedule.step()
+                kept.save(moments, replace(done, epochs=epoch + 1), descent)
                 on_progress("distilling", epoch + 1, epochs)
     finally:
         optimizer.zero_grad()
@@ -282,7 +320,7 @@ def _descend(
 
 @torch.no_grad()
 def _quality(
-    model: nn.Module, layers: dict[str, NoisyLayer], moments: dict[str, list[Moments]], data: "_Images"
+    model: nn.Module, layers: dict[str, NoisyLayer], moments: LayerMoments, data: "_Images"
 ) -> list[LayerQuality]:
     hits = dict.fromkeys(layers, 0)
     wanted = dict.fromkeys(layers, 0)

@@ -16,7 +16,8 @@ class Moments:
     neither the optimum nor the quality of a rounded solution needs a second pass.
 
     Sums are taken relative to the first batch's means: products of float32 numbers whose mean is large
-    against their spread would have no correct digit of the variance.
+    against their spread would have no correct digit of the variance. They stay on a GPU, and
+    nothing waits for it before they are asked for.
     """
 
     def __init__(self, groups: int, rank: int, outputs: int) -> None:
@@ -24,41 +25,53 @@ class Moments:
             return torch.zeros(*shape, dtype=torch.float64)
 
         self.count = 0
-        self._origin_y, self._origin_z = torch.zeros(groups, rank), torch.zeros(groups, outputs)
-        self._y, self._z = zeros(groups, rank), zeros(groups, outputs)
-        self._yy, self._zy, self._zz = (
-            zeros(groups, rank, rank),
-            zeros(groups, outputs, rank),
-            zeros(groups, outputs),
-        )
+        self.sums = {
+            "origin_y": torch.zeros(groups, rank),
+            "origin_z": torch.zeros(groups, outputs),
+            "y": zeros(groups, rank),
+            "z": zeros(groups, outputs),
+            "yy": zeros(groups, rank, rank),
+            "zy": zeros(groups, outputs, rank),
+            "zz": zeros(groups, outputs),
+        }
+        """All that it has of the batches so far, beside `count`."""
 
     def add(
         self, y: Float[Tensor, "groups positions rank"], z: Float[Tensor, "groups positions outputs"]
     ) -> None:
         """Count a batch in; products are formed in float32 and summed in float64."""
         y, z = y.float(), z.float()
+        sums = self.sums
+        where = y.device if _has_float64(y.device) else torch.device("cpu")
+        for name, total in sums.items():
+            sums[name] = total.to(where)
         if self.count == 0 and y.shape[1] > 0:
-            self._origin_y, self._origin_z = y.mean(1), z.mean(1)
+            sums["origin_y"], sums["origin_z"] = y.mean(1).to(where), z.mean(1).to(where)
         self.count += y.shape[1]
-        y, z = y - self._origin_y.to(y.device).unsqueeze(1), z - self._origin_z.to(z.device).unsqueeze(1)
-        for total, part in (
-            (self._y, y.sum(1)),
-            (self._z, z.sum(1)),
-            (self._yy, y.transpose(1, 2) @ y),
-            (self._zy, z.transpose(1, 2) @ y),
-            (self._zz, z.square().sum(1)),
+        y = y - sums["origin_y"].to(y.device).unsqueeze(1)
+        z = z - sums["origin_z"].to(z.device).unsqueeze(1)
+        for name, part in (
+            ("y", y.sum(1)),
+            ("z", z.sum(1)),
+            ("yy", y.transpose(1, 2) @ y),
+            ("zy", z.transpose(1, 2) @ y),
+            ("zz", z.square().sum(1)),
         ):
-            total += part.cpu().double()
+            sums[name] += part.to(where).double()
+
+    def _mean(self, name: str) -> Tensor:
+        """One of the sums, on the CPU in float64, over the number of positions."""
+        return self.sums[name].cpu() / self.count
 
     @property
     def mean_y(self) -> Float[Tensor, "groups rank"]:
         """Means of the projected inputs."""
-        return self._origin_y.cpu().double() + self._y / self.count
+        return self.sums["origin_y"].cpu().double() + self._mean("y")
 
     @property
     def mean_z(self) -> Float[Tensor, "groups outputs"]:
         """Means of the outputs."""
-        return self._origin_z.cpu().double() + self._z / self.count
+        return self.sums["origin_z"].cpu().double() + self._mean("z")
 
     @property
     def power_y(self) -> Float[Tensor, "groups rank"]:
@@ -67,11 +80,11 @@ class Moments:
 
     def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
         """Covariances of (y, y) and (z, y), and the variances of z."""
-        y, z = self._y / self.count, self._z / self.count
+        y, z = self._mean("y"), self._mean("z")
         return (
-            self._yy / self.count - y.unsqueeze(2) * y.unsqueeze(1),
-            self._zy / self.count - z.unsqueeze(2) * y.unsqueeze(1),
-            self._zz / self.count - z.square(),
+            self._mean("yy") - y.unsqueeze(2) * y.unsqueeze(1),
+            self._mean("zy") - z.unsqueeze(2) * y.unsqueeze(1),
+            self._mean("zz") - z.square(),
         )
 
     def solve(self, ridge: float) -> tuple[Float[Tensor, "outputs rank"], Float[Tensor, " outputs"]]:
@@ -105,6 +118,11 @@ class Moments:
         variance, power = zz.sum(), (zz + self.mean_z.square()).sum()
         reference = variance if variance > _ROUNDING * power else power
         return float(error.sum().clamp_min(0) / reference) if reference > 0 else float(error.sum() > 0)
+
+
+def _has_float64(device: torch.device) -> bool:
+    """Whether sums can stay on `device`; Apple's GPUs, for one, have float32 at most."""
+    return device.type in ("cpu", "cuda")
 
 
 def grouped_positions(layer: NoisyLayer, values: Tensor) -> Float[Tensor, "groups positions features"]:

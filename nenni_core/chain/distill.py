@@ -68,7 +68,10 @@ class DistillSettings:
 def distill_teacher(
     settings: DistillSettings, inputs: Mapping[str, Path], out: Path, *, seed: int, runtime: Runtime
 ) -> dict[str, float]:
-    """Distil from training images; returns means over the layers."""
+    """Distil from training images, or on from the checkpoint of an interrupted process.
+
+    Returns means over the layers.
+    """
     data = load_prepared(inputs["prepare"])
     trained = teacher_folder(inputs)
     gauge = Gauge(runtime.device)
@@ -86,6 +89,7 @@ def distill_teacher(
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
         ridge=settings.ridge,
+        checkpoint_dir=runtime.scratch(out),
         on_progress=runtime.progress,
     )
     seconds = gauge.seconds

@@ -19,6 +19,7 @@ class Gauge:
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
         if self._device.type == "cuda":
+            torch.cuda.init()  # there are no statistics before
             torch.cuda.reset_peak_memory_stats(self._device)
         self._start = perf_counter()
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from nenni_core.attacks.untouched import seeded_global_generators
+from nenni_core.checkpoint import latest_checkpoint, portable, refuse_another_run, write_checkpoint
 from nenni_core.defenses.adversarial_training import AdversarialTraining
 from nenni_core.defenses.defense import Defense, StepContext
 from nenni_core.errors import InputError, TrainingDiverged
@@ -20,9 +21,8 @@ from nenni_core.modes import eval_mode, kept_modes, kept_streams
 from nenni_core.progress import ProgressCallback, silent
 from nenni_core.randomness import derive_seed, make_generator, set_noise
 from nenni_core.training.augmentation import augment, pixels
-from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
 from nenni_core.training.recipe import Recipe, learning_rate
-from nenni_core.training.state import identity, pack, refuse_another_run, unpack
+from nenni_core.training.state import identity, pack, unpack
 from nenni_core.training.validation import autocast, validate
 
 # The counts have names of their own in each: where they disagree, the user gets an `InputError`.
@@ -34,7 +34,8 @@ HeldOutLabels = Int[Tensor, "held_out_labels"]
 ADVERSARIAL_TRAINING = AdversarialTraining()
 
 DIVERGENCE_CHECK_INTERVAL = 64
-"""Batches between two looks at whether the loss is finite; each look waits for the device."""
+"""Batches between two looks of a CPU at whether the loss is finite. An accelerator, which a look would wait
+for, is asked after each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +294,7 @@ class _Run:
             loss_sum += loss.double() * (high - low)
             correct += (logits.argmax(1) == y).sum()
             first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=batch))
-            if (batch + 1) % DIVERGENCE_CHECK_INTERVAL == 0:
+            if _looks_are_free(self.device) and (batch + 1) % DIVERGENCE_CHECK_INTERVAL == 0:
                 self._check_finite(epoch, first_bad)
             advance()
         self._check_finite(epoch, first_bad)
@@ -351,6 +352,11 @@ class _Run:
         self.best = unpack(self.model, self.optimizer, self.generators, tensors)
         self.history = [EpochRecord(**entry) for entry in record["history"]]
         self.best_epoch = record["best_epoch"]
+
+
+def _looks_are_free(device: torch.device) -> bool:
+    """Whether the host can read a value without waiting for other work."""
+    return device.type == "cpu"
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:

@@ -6,11 +6,10 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from nenni_core.checkpoint import digest
 from nenni_core.defenses.defense import Defense
-from nenni_core.errors import InputError
 from nenni_core.inject import injected_layers
 from nenni_core.randomness import load_noise_state, noise_state
-from nenni_core.training.checkpoint import digest
 from nenni_core.training.recipe import Recipe
 
 FORMAT = 1
@@ -34,19 +33,6 @@ def identity(
         "trained parameters": [name for name, p in model.named_parameters() if p.requires_grad],
         "data": digest(data),
     }
-
-
-def refuse_another_run(found: Mapping[str, object], expected: Mapping[str, object], place: str) -> None:
-    """Raise `InputError` naming what differs between a checkpoint's run and the one asked for."""
-    differing = [name for name in expected if found.get(name) != expected[name]]
-    if differing:
-        changes = ", ".join(
-            f"{name} was {_short(found.get(name))}, is {_short(expected[name])}" for name in differing
-        )
-        raise InputError(
-            f"checkpoint directory {place!r} belongs to another run ({changes}); "
-            "expected the same run, an empty directory or a new one"
-        )
 
 
 def pack(
@@ -94,8 +80,3 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 24 else text[:20] + "...'" if text.startswith("'") else text[:20] + "..."

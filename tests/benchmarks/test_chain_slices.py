@@ -10,7 +10,7 @@ from small_chain import compute, small_chain, small_source, write_cifar
 
 from benchmarks.chain_plan import Chain
 from benchmarks.chain_run import Done
-from nenni_core import data
+from nenni_core import data, distill_checkpoint
 from nenni_core.attacks import AttackSpec
 from nenni_core.chain.record import RECORD, read_record
 from nenni_core.errors import InputError
@@ -73,8 +73,14 @@ def test_the_chain_has_all_its_parts(undisturbed: list[Done]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ticks", [12, 17])
 def test_stopped_again_and_again_it_gives_the_same_bits(
-    chain: Chain, folder: Path, tmp_path: Path, undisturbed: list[Done], ticks: int
+    chain: Chain,
+    folder: Path,
+    tmp_path: Path,
+    undisturbed: list[Done],
+    ticks: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(distill_checkpoint, "CHECKPOINT_INTERVAL", 1)  # there are few batches
     calls, done = 0, None
     while done is None:
         calls += 1

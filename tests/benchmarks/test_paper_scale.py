@@ -3,7 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks import paper_scale
 from benchmarks.chain_plan import Step, paper_chain
+from benchmarks.chain_run import Done
 from benchmarks.chain_work import network_macs, stage_flop, training_passes
 from benchmarks.gpu_peaks import bf16_peak
-from nenni_core.data import Extent
+from nenni_core.chain.record import Record
+from nenni_core.chain.speed import TIMING
+from nenni_core.data import Extent, dataset_extent
 from nenni_core.models import build_model
 from nenni_core.training import Recipe, train
 from pipeline.experiment import ExperimentSet, load_parameters
@@ -95,6 +99,20 @@ def test_operations_are_those_that_pytorch_counts() -> None:
     assert counted == pytest.approx(counter.total, rel=0.03)
 
 
+def test_pgd_10_for_200_epochs() -> None:
+    """23 forward passes' worth; the gradients of weights that an attack does not need would be 10 more."""
+    macs = network_macs("resnet18", dataset_extent("cifar10"))
+    planes = [(32, 3, 64, 9)] + 4 * [(32, 64, 64, 9)]
+    for size, narrow, wide in ((16, 64, 128), (8, 128, 256), (4, 256, 512)):
+        planes += [(size, narrow, wide, 9), (size, narrow, wide, 1), *(3 * [(size, wide, wide, 9)])]
+    assert macs == sum(size**2 * inputs * outputs * taps for size, inputs, outputs, taps in planes)
+    recipe = Recipe(epochs=200)
+    passes = training_passes(recipe, 50_000, 0, adversarial=True)
+    assert passes == 200 * 50_000 * 23
+    assert 2 * macs * passes == pytest.approx(2.55e17, rel=0.01)
+    assert 2 * macs * (passes + recipe.epochs * 50_000 * recipe.steps) == pytest.approx(3.67e17, rel=0.01)
+
+
 def test_clean_training_is_three_passes() -> None:
     recipe = Recipe(epochs=2, steps=10, validation_steps=3)
     assert training_passes(recipe, 100, 10, adversarial=False) == 2 * (100 * 3 + 10 * 8)
@@ -102,19 +120,69 @@ def test_clean_training_is_three_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "peak"),
+    ("name", "multiprocessors", "operations_a_clock", "clock"),
     [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA H200 NVL", 835e12),
-        ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("NVIDIA A10G", None),
-        ("Tesla V100-SXM2-16GB", None),
+        ("NVIDIA B200", 148, 8192, 1.856e9),
+        ("NVIDIA H100 80GB HBM3", 132, 4096, 1.83e9),
+        ("NVIDIA H100 PCIe", 114, 4096, 1.62e9),
+        ("NVIDIA H200", 132, 4096, 1.83e9),
+        ("NVIDIA GH200 480GB", 132, 4096, 1.83e9),
+        ("NVIDIA A100-SXM4-40GB", 108, 2048, 1.41e9),
+        ("A100-SXM4-80GB", 108, 2048, 1.41e9),
+        ("NVIDIA A100 80GB PCIe", 108, 2048, 1.41e9),
+        ("NVIDIA A40", 84, 1024, 1.74e9),
+        ("NVIDIA A10", 72, 1024, 1.695e9),
+        ("NVIDIA L40S", 142, 1024, 2.52e9),
+        ("NVIDIA L4", 58, 1024, 2.04e9),
+        ("NVIDIA GeForce RTX 4090", 128, 512, 2.52e9),
+        ("NVIDIA GeForce RTX 3090", 82, 512, 1.695e9),
     ],
 )
-def test_peaks_are_known_by_name(name: str, peak: float | None) -> None:
-    assert bf16_peak(name) == peak
+def test_peaks_follow_from_what_the_chip_is_made_of(
+    name: str, multiprocessors: int, operations_a_clock: int, clock: float
+) -> None:
+    """Data sheets print what multiprocessors, their dense bf16 operations a clock and the clock come to.
+
+    A figure with sparsity would be twice that.
+    """
+    assert bf16_peak(name) == pytest.approx(multiprocessors * operations_a_clock * clock, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA A10G",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A100-SXM4-40GB MIG 3g.20gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA H20",
+        "Tesla V100-SXM2-16GB",
+        "cpu",
+    ],
+)
+def test_the_peak_of_another_device_is_not_guessed(name: str) -> None:
+    assert bf16_peak(name) is None
+
+
+def test_a_line_says_the_share_of_the_peak_or_that_it_is_not_known(tmp_path: Path) -> None:
+    """Two passes of 10 images in 2 s, of a network of 1e12 multiply-accumulates: 2e13 operations a second."""
+    (tmp_path / TIMING).write_text('{"seconds/clean": 2.0, "peak_memory_bytes": 3000000000}')
+    step = Step("attack", "dense", None, 0, ())
+    metrics = {"forwards/fgsm": 5.0, "backwards/fgsm": 5.0, "images": 10.0, "accuracy/clean": 0.8}
+
+    def shown(device: str, device_name: str) -> str:
+        record = SimpleNamespace(metrics=metrics, seconds=2.5, device=device, device_name=device_name)
+        return paper_scale.line(
+            Done(step, tmp_path, cast(Record, record)), 10**12, {"train": 1, "validation": 1}
+        )
+
+    known = shown("cuda", "NVIDIA A100-SXM4-40GB")
+    assert "clean 80.00%; 2.5 s; 4e+13 FLOP, 20 TFLOP/s" in known
+    assert known.endswith(f"share of the bf16 peak {100 * 2e13 / 312e12:.1f}%; peak memory 3.00 GB")
+    unknown = shown("cuda", "NVIDIA A10G")
+    assert "share of the bf16 peak unknown ('NVIDIA A10G' is not in benchmarks/gpu_peaks.py)" in unknown
+    assert "share" not in shown("cpu", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nenni_core.training import checkpoint
-from nenni_core.training.checkpoint import latest_checkpoint, portable, write_checkpoint
+from nenni_core import checkpoint
+from nenni_core.checkpoint import latest_checkpoint, portable, write_checkpoint
 
 TENSORS = {
     "weight": torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),

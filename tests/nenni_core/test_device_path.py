@@ -1,6 +1,6 @@
 """The code that a GPU runs, tried on a CPU: no step waits for the device, and its bits are the CPU's.
 
-A CPU tensor's `tolist` and `numpy` are not seen here; where there is a GPU, PyTorch itself sees all.
+A CPU tensor's `tolist` and `numpy` are not seen here, but in test_pretended_gpu.py.
 """
 
 from collections import Counter
@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_problem import net, problem, recipe, same
 
 from nenni_core import layers, selection
+from nenni_core.attacks.untouched import full_precision
 from nenni_core.defenses import DEFENSES, make_defense
 from nenni_core.distill import calibrate
 from nenni_core.inject import inject, injected_layers, set_injection
 from nenni_core.injection import Injection
 from nenni_core.randomness import make_generator
-from nenni_core.training import train
+from nenni_core.training import loop, train
 from nenni_core.training.augmentation import augment, pixels
 from nenni_core.training.loop import training_step
 
@@ -58,6 +59,7 @@ def gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers take the branches of a GPU: boolean masks, `kthvalue`, nothing compared by value."""
     monkeypatch.setattr(layers, "_has_fast_integers", lambda values: False)
     monkeypatch.setattr(layers, "_values", lambda tensors: [])
+    monkeypatch.setattr(loop, "_looks_are_free", lambda device: False)
     monkeypatch.setattr(
         selection,
         "_kth_largest",
@@ -138,12 +140,13 @@ def test_no_defence_waits_for_the_device(kind: str) -> None:
     assert calls.waiting == {}
 
 
+@pytest.mark.usefixtures("gpu_code")
 def test_an_epoch_waits_a_fixed_number_of_times() -> None:
     """Not once for each batch: with four times the images it waits no more often."""
 
     def waits(images: int) -> dict[str, int]:
         x, y, held_out, held_out_labels = problem(train=images)
-        settings = recipe(epochs=1, batch_size=8)
+        settings = recipe(epochs=1, batch_size=4)
         with Calls() as calls:
             train(net(), x, y, held_out, held_out_labels, settings, seed=0, checkpoint_dir=None)
         return calls.waiting
@@ -169,12 +172,14 @@ def test_only_the_dense_network_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp
         return eager(model, backend="eager", **settings)
 
     monkeypatch.setattr(torch, "compile", recorded)
-    data = problem(train=32, validation=8)
-    settings = recipe(epochs=1, batch_size=16)
+    data = problem(train=40, validation=24)
+    settings = recipe(epochs=2, batch_size=16)
     plain = train(net(), *data, settings, seed=0, checkpoint_dir=None)
     assert compiled == []
     model = net()
-    fused = train(model, *data, settings, seed=0, checkpoint_dir=tmp_path, compiled=True)
+    # of training and validation, each by full and last batches: PyTorch stops compiling at so many graphs
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        fused = train(model, *data, settings, seed=0, checkpoint_dir=tmp_path, compiled=True)
     assert compiled == [model]
     assert same(fused.last, plain.last)
     assert fused.history == plain.history
@@ -188,7 +193,10 @@ def test_only_the_dense_network_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("rule", ["dense", *RULES])
 def test_a_gpu_trains_as_the_cpu_does(rule: str) -> None:
-    """The same steps in float32, without crops and attacks: the random streams of the devices differ."""
+    """The same steps in float32, without crops and attacks: the random streams of the devices differ.
+
+    Without TF32, which PyTorch's convolutions of float32 numbers would otherwise use.
+    """
 
     def steps(device: str) -> dict[str, Tensor]:
         images, labels, *_ = problem()
@@ -196,15 +204,16 @@ def test_a_gpu_trains_as_the_cpu_does(rule: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
         for low in (0, 32):
             x = images[low : low + 32].to(device).float().div(255)
-            training_step(
-                model,
-                optimizer,
-                x,
-                labels[low : low + 32].to(device),
-                recipe=recipe(),
-                generator=make_generator(0, "attack", device=device),
-                defense=make_defense("clean"),
-            )
+            with full_precision(torch.device(device)):
+                training_step(
+                    model,
+                    optimizer,
+                    x,
+                    labels[low : low + 32].to(device),
+                    recipe=recipe(),
+                    generator=make_generator(0, "attack", device=device),
+                    defense=make_defense("clean"),
+                )
         return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
 
     for (name, there), here in zip(steps("cuda").items(), steps("cpu").values(), strict=True):

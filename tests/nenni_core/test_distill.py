@@ -1,5 +1,8 @@
 """Distillation against linear algebra done another way."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,7 @@ from nenni_core import (
     TrainingDiverged,
     calibrate,
     distill,
+    distill_checkpoint,
     inject,
     injected_layers,
     mask_densities,
@@ -275,3 +279,80 @@ def test_one_tensor_is_no_list_of_batches() -> None:
     network = inject(nn.Sequential(nn.Conv2d(3, 4, 3)), Injection(ratio=0.5))
     with pytest.raises(InputError, match=r"one tensor of shape \(2, 3, 8, 8\); expected batches"):
         distill(network, torch.rand(2, 3, 8, 8))
+
+
+class Stopped(Exception):
+    """Raised in the middle of a distillation."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "solver", "stops"),
+    [
+        ({}, "least_squares", [("measuring layers", 1), ("measuring layers", 5)]),
+        (
+            {"quantize_projected": True, "randomize": "bank", "bank_size": 2},
+            "least_squares",
+            [("measuring layers", 3), ("measuring layers", 4)],
+        ),
+        (
+            {"scale": "per_channel"},
+            "sgd",
+            [("measuring layers", 3), ("distilling", 1), ("distilling", 3), ("distilling", 4)],
+        ),
+    ],
+)
+def test_interrupted_it_ends_in_the_same_bits(
+    network: nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    solver: str,
+    stops: list[tuple[str, int]],
+) -> None:
+    """Stopped at the given places, each time going on with a fresh model; what is kept is not done again."""
+    monkeypatch.setattr(distill_checkpoint, "CHECKPOINT_INTERVAL", 2)
+    seen: list[tuple[str, int]] = []
+
+    def distilled(
+        directory: Path | None, stop: tuple[str, int] | None
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        def progress(description: str, completed: int, total: int) -> None:
+            seen.append((description, completed))
+            if (description, completed) == stop:
+                raise Stopped
+
+        model = inject(network, Injection(**fields))
+        quality = distill(
+            model, batches(6), solver=solver, epochs=4, checkpoint_dir=directory, on_progress=progress
+        )
+        return quality, model.state_dict()
+
+    quality, state = distilled(None, None)
+    whole = list(seen)
+    seen.clear()
+    for stop in stops:
+        with pytest.raises(Stopped):
+            distilled(tmp_path, stop)
+    again, continued = distilled(tmp_path, None)
+    assert again == quality
+    assert state.keys() == continued.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor.nan_to_num(), continued[name].nan_to_num()), name
+    assert set(seen) == set(whole)
+    repeated = [step for step in whole if seen.count(step) > 1 + stops.count(step)]
+    assert all(step[0] == "measuring layers" and step[1] % 2 == 1 for step in repeated)  # between checkpoints
+
+
+def test_a_checkpoint_of_another_distillation_is_refused(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill_checkpoint, "CHECKPOINT_INTERVAL", 1)
+    distill(inject(network, Injection()), batches(), checkpoint_dir=tmp_path)
+    with pytest.raises(InputError, match=r"belongs to another run \(ridge was 1e-06, is 0\.5\)"):
+        distill(inject(network, Injection()), batches(), checkpoint_dir=tmp_path, ridge=0.5)
+    with pytest.raises(InputError, match=r"belongs to another run \(first batch was"):
+        distill(inject(network, Injection()), [1 - x for x in batches()], checkpoint_dir=tmp_path)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    with pytest.raises(InputError, match=r"belongs to another run \(model was"):
+        distill(inject(network, Injection()), batches(), checkpoint_dir=tmp_path)

@@ -280,9 +280,12 @@ def test_every_choice_runs_and_repeats(tmp_path: Path, tiny: dict[str, Any], cha
 def test_it_runs_and_repeats_on_an_accelerator(tmp_path: Path, tiny: dict[str, Any]) -> None:
     tiny["finetune"] |= {"selection": "threshold", "dense": False}
     [planned] = plans_of(tiny)
-    configure_torch(THREADS, "cuda")
     runtime = Runtime(device="cuda")
-    entries = [ensure("attack", planned, store=Store(tmp_path / name), runtime=runtime) for name in "ab"]
+    configure_torch(THREADS, "cuda")
+    try:
+        entries = [ensure("attack", planned, store=Store(tmp_path / name), runtime=runtime) for name in "ab"]
+    finally:
+        configure_torch(THREADS)
     assert entries[0].manifest.digest == entries[1].manifest.digest
 
 

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent, whatever moment the process is killed at.
 
-One epoch is one safetensors file, the JSON of everything that is not a tensor in its header, so that
-the two cannot get out of step. It is written under another name, flushed to the disk and renamed. The
-last two epochs are kept: a file that turns out to be damaged costs one epoch.
+One epoch (or what else work is counted in) is one safetensors file, the JSON of everything that is not a
+tensor in its header, so that the two cannot get out of step. It is written under another name, flushed to the
+disk and renamed. The last two epochs are kept: a file that turns out to be damaged costs one epoch.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from nenni_core.errors import InputError
 
 KEPT = 2
 SUFFIX = ".safetensors"
@@ -80,6 +82,19 @@ def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
     return None
 
 
+def refuse_another_run(found: Mapping[str, object], expected: Mapping[str, object], place: str) -> None:
+    """Raise `InputError` naming what differs between a checkpoint's run and the one asked for."""
+    differing = [name for name in expected if found.get(name) != expected[name]]
+    if differing:
+        changes = ", ".join(
+            f"{name} was {_short(found.get(name))}, is {_short(expected[name])}" for name in differing
+        )
+        raise InputError(
+            f"checkpoint directory {place!r} belongs to another run ({changes}); "
+            "expected the same run, an empty directory or a new one"
+        )
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -101,3 +116,8 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 24 else text[:20] + "...'" if text.startswith("'") else text[:20] + "..."

@@ -1,0 +1,180 @@
+"""The command as a user meets it: in slices, one process at a time; what it leaves is shown like any run."""
+
+import fcntl
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_chain import small_chain, small_source, write_cifar
+from typer.testing import CliRunner
+
+from analysis.__main__ import app as analysis
+from benchmarks import chain_plan, paper_scale
+from benchmarks.chain_plan import paper_chain, rehearsal
+from nenni_core import data
+from nenni_core.attacks import AttackSpec
+from nenni_core.attacks.protocols import paper_protocol
+from nenni_core.progress import Deadline
+from pipeline.experiment import ExperimentSet
+from pipeline.store_commands import app as store
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTACKS = (
+    AttackSpec(name="cw_l2", kind="cw", steps=2, c=1.0),
+    AttackSpec(name="deepfool", kind="deepfool", steps=1),
+)
+
+
+@pytest.fixture(autouse=True)
+def settings_kept() -> Iterator[None]:
+    """The command sets PyTorch up for the whole process."""
+    strictness, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    yield
+    torch.set_deterministic_debug_mode(strictness)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Few images, and a chain of seconds."""
+    monkeypatch.setitem(data.DATASETS, "cifar10", small_source())
+    monkeypatch.setattr(paper_scale, "paper_chain", lambda **_: small_chain(*ATTACKS))
+    return write_cifar(tmp_path / "data")
+
+
+class Call:
+    """Runs the command in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, list[str], str]:
+        """Exit status, lines and errors."""
+        words = ["paper_scale", "--device", "cpu", "--threads", "1", *map(str, arguments)]
+        self._monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as caught:
+            paper_scale.main()
+        printed = self._capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, printed.out.splitlines(), printed.err
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    return Call(monkeypatch, capsys)
+
+
+@pytest.mark.slow
+def test_slices_become_runs_that_the_analysis_shows(
+    folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(seconds: float) -> Deadline:
+        """Each look at the clock takes a second."""
+        assert seconds == 60.0
+        count = itertools.count()
+        return Deadline(seconds, lambda: float(next(count)))
+
+    monkeypatch.setattr(paper_scale, "Deadline", short)
+    out = tmp_path / "out"
+    asked = ("--data", folder, "--out", out, "--minutes", 1, "--commit", "0" * 40)
+    computed: list[str] = []
+    calls = 0
+    while calls < 20:
+        calls += 1
+        status, lines, errors = call(*asked)
+        assert errors == ""
+        stages = [line for line in lines if line.split(";")[0].split()[0] in paper_stages()]
+        computed += stages
+        assert all(f"[earlier] {line}" in lines for line in computed if line not in stages)
+        if status == 0:
+            break
+        assert status == paper_scale.UNFINISHED
+        assert lines[-1].startswith("the time is over at ")
+    assert status == 0
+    assert calls > 1
+    assert lines[-1] == f"finished: 8 stages in {str(out)!r}"
+    assert [line.partition("; ")[0] for line in computed] == [
+        f"{step.stage} {step.label}".rstrip() for step in small_chain(*ATTACKS).steps()
+    ]
+    assert all(" s; " in line and "peak memory" in line for line in computed[1:])
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    places = ["--store", str(tmp_path / "store"), "--tracking-uri", uri]
+    imported = CliRunner().invoke(store, ["import", str(out), *places])
+    assert imported.exit_code == 0, imported.stderr
+    assert imported.stderr.count(": imported, computed on cpu in ") == 8
+    parameters = str(out / paper_scale.PARAMETERS)
+    reports = tmp_path / "reports"
+    shown = CliRunner().invoke(
+        analysis, ["--params", parameters, "--tracking-uri", uri, "--out", str(reports), "--current-only"]
+    )
+    assert shown.exit_code == 0, shown.output
+    [table] = [line for line in (reports / "table.md").read_text().split("\n\n") if line.startswith("|")][:1]
+    assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == [
+        "Dense teacher",
+        "Ratio 0.9, adversarial",
+        "Pattern 7:8, adversarial",
+    ]
+    assert (reports / "report.html").is_file()
+
+
+def paper_stages() -> set[str]:
+    """The names that lines of finished stages begin with."""
+    return {step.stage for step in small_chain(*ATTACKS).steps()}
+
+
+def test_a_second_process_is_refused(folder: Path, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, lines, errors = call("--data", folder, "--out", out)
+        assert (status, lines) == (2, [])
+        refusal = f"another process works in {str(out)!r}; expected one at a time, or another --out"
+        assert errors == f"error: {refusal}\n"
+        assert [path.name for path in out.iterdir()] == ["lock"]
+    status, lines, errors = call("--data", folder, "--out", out, "--minutes", 1e-9)
+    assert (status, errors) == (paper_scale.UNFINISHED, "")  # the lock went with who held it
+
+
+@pytest.mark.parametrize(
+    ("attacks", "missing"), [("paper", "torchattacks"), ("both", "pyautoattack"), ("both", "torchattacks")]
+)
+def test_what_attacks_lack_is_told_before_anything_is_done(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, attacks: str, missing: str
+) -> None:
+    def fails(name: str) -> Any:
+        if name == missing:
+            raise ModuleNotFoundError("No module named 'scipy'")  # an import of its own
+
+    monkeypatch.setattr(chain_plan, "import_module", fails)
+    status, lines, errors = call("--data", tmp_path, "--out", tmp_path / "out", "--attacks", attacks)
+    assert (status, lines) == (2, [])
+    [line] = errors.splitlines()
+    refusal = f"--attacks {attacks} needs {missing}, which cannot be imported here (No module named 'scipy')"
+    assert line.startswith(f"error: {refusal}")
+    assert f"`{chain_plan.INSTALL}`" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_installation_that_is_told_is_the_locked_one() -> None:
+    locked = (ROOT / "requirements" / "no-deps.lock").read_text()
+    versions = sorted(line.split()[0] for line in locked.splitlines() if "==" in line)
+    assert f"pip install scipy && pip install --no-deps {' '.join(reversed(versions))}" == chain_plan.INSTALL
+
+
+def test_a_rehearsal_has_all_that_the_chain_has() -> None:
+    whole = paper_chain()
+    small = rehearsal(whole)
+    assert [(step.stage, step.label) for step in small.steps()] == [
+        (step.stage, step.label) for step in whole.steps()
+    ]
+    assert small.attack.attacks == whole.attack.attacks
+    assert {spec.name for spec in paper_protocol()} < {spec.name for spec in small.attack.attacks}
+    described = ExperimentSet.model_validate(small.parameters("there"))
+    assert described.tracking.experiment == "paper-scale-rehearsal"  # apart from the real runs
+    assert described.pretrain.model == "small_resnet"

@@ -8,6 +8,7 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from analysis import names
 from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
@@ -164,10 +165,11 @@ def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> No
         ax.step([*ends, right], [*heights, heights[-1]], where="post", color=colour, linewidth=1.1, zorder=1)
     ax.plot([], [], color=colour, marker=marker, linewidth=1.1, label="on the front")
     ax.plot([], [], color=MUTED, marker="X", markerfacecolor="white", linestyle="", label="dominated")
-    for one in best:
+    for one in best:  # above and to the left of a front that rises there is nothing on it
         ax.annotate(
-            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(5, 4),
-            textcoords="offset points", fontsize=7.5, fontweight="bold",
+            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(-3, 4),
+            textcoords="offset points", ha="right", fontsize=7.5, fontweight="bold", zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
     ax.set_xlim(left=0)
     ax.margins(x=0.15, y=0.12)

@@ -61,7 +61,8 @@ _FIGURES = {
 }
 METRICS: dict[str, str] = {
     "accuracy/<column>": "share of `images` that are classified rightly, 0 to 1, where the column is clean, "
-    "worst_case or an attack by its name; of random networks the mean over noise draws",
+    "worst_case or an attack by its name; of random networks the mean over noise draws, and their "
+    "worst case never above an attack that counts in it",
     "correct/<column>": "the same as a count; null for random networks, whose accuracy is no count",
     "forwards/<attack>": "count of images that went through the network while attacking",
     "backwards/<attack>": "count of images whose input gradient was computed while attacking",

@@ -7,7 +7,7 @@ children whose `stage` is "attack".
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,11 +182,24 @@ def _row(run: Any, parent_run_id: str) -> dict[str, Any]:
     }
     row |= {name: _finite(metrics.get(name)) for name in COLUMNS if name.startswith("bitops_")}
     settings = tracked_settings(row["params"])
-    # an evaluation whose attacks all stand apart from the protocols has no worst case but the clean accuracy
-    none_counts = bool(settings) and not any(counts_in_worst_case(*attack) for attack in settings.items())
+    counting = [name for name, own in settings.items() if counts_in_worst_case(name, own)]
     for name, value in metrics.items():
-        if "/" in name and not (none_counts and name.endswith(WORST_CASE_SUFFIX)):
+        # where all attacks stand apart from the protocols, the worst case is the clean accuracy, and none
+        if "/" in name and (counting or not settings or not name.endswith(WORST_CASE_SUFFIX)):
             row[name] = _whole(value) if name.startswith(COUNT_PREFIXES) else _finite(value)
+    return _no_attack_below_the_worst_case(row, counting) if row["random"] else row
+
+
+def _no_attack_below_the_worst_case(row: dict[str, Any], counting: Sequence[str]) -> dict[str, Any]:
+    """The run of a random network, its worst case lowered to the attack that leaves least, if one is lower.
+
+    Few noise draws do not always tell which of several images is the worst one, so that the images that were
+    taken for it may do less than those of one attack, and each bounds what an attacker leaves.
+    """
+    found = f"accuracy{WORST_CASE_SUFFIX}"
+    least = [value for name in counting if (value := row.get(f"accuracy/{name}")) is not None]
+    if least and row.get(found) is not None and min(least) < row[found]:
+        return row | {found: min(least), f"correct{WORST_CASE_SUFFIX}": None}
     return row
 
 

@@ -131,7 +131,8 @@ def random_networks(table: RobustnessTable) -> list[str]:
         return []
     words = [
         "Of a random network, each accuracy is the mean over fresh noise draws, and the worst case is that "
-        "of the images that the attacks together found worst."
+        "of the images that the attacks together found worst, or of the one attack that leaves less: few "
+        "draws do not tell every worst image."
     ]
     undefined = [column for column in table.columns if table.kind(column) in DETERMINISTIC_ONLY]
     if undefined:

@@ -154,3 +154,21 @@ def test_where_no_attack_counts_there_is_no_worst_case(recorder: Recorder) -> No
     counted = {"kind": "fgsm", "eps": "0.0313725"}
     assert columns("curves", pgd10=curve, deepfool=smallest) == {"clean", "pgd10", "deepfool"}
     assert columns("counted", pgd10=curve, fgsm=counted) == {"clean", "pgd10", "fgsm", "worst_case"}
+
+
+def test_the_worst_case_of_a_random_network_is_not_above_an_attack_that_counts(recorder: Recorder) -> None:
+    def worst_case(experiment: str, apgd: float, curve: float, **tags: str) -> float:
+        parent = recorder.parent(experiment)
+        metrics = {"accuracy/clean": 0.5, "accuracy/apgd_ce": apgd, "accuracy/pgd_eps32": curve}
+        metrics["accuracy/worst_case"] = 0.2
+        attacks = {
+            "apgd_ce": {"kind": "apgd_ce", "eps": "0.0313725"},
+            "pgd_eps32": {"kind": "pgd", "eps": "0.125", "in_worst_case": "False"},
+        }
+        recorder.attack(parent, DENSE | tags, {}, metrics=metrics, params=flat(attacks))
+        [value] = read_back(recorder, experiment, {}).runs["accuracy/worst_case"]
+        return float(value)
+
+    assert worst_case("lowered", 0.15, 0.0, random="true") == 0.15
+    assert worst_case("as found", 0.25, 0.0, random="true") == 0.2  # another radius is no matter
+    assert worst_case("no random one", 0.15, 0.0, random="false") == 0.2  # would be an error: not hidden

@@ -51,8 +51,8 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
     seconds = working_seconds(timing)
     if (rate := timing.get("images_per_second")) is not None:
         parts.append(f"{rate:.0f} images/s")
-    elif "images_per_second/pgd20" in timing:
-        parts.append(f"PGD-20 {timing['images_per_second/pgd20']:.0f} images/s")
+    else:
+        parts += _attack_rate(timing)
     flop = stage_flop(step, macs, counts, record.metrics)
     if flop is not None and seconds > 0:
         parts.append(f"{flop:.2g} FLOP, {flop / seconds / 1e12:.3g} TFLOP/s")
@@ -64,6 +64,16 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
     if "peak_memory_bytes" in timing:
         parts.append(f"peak memory {timing['peak_memory_bytes'] / 1e9:.2f} GB")
     return "; ".join(parts)
+
+
+def _attack_rate(timing: Mapping[str, Any]) -> list[str]:
+    """How fast PGD-20 was, or else the first attack."""
+    prefix = "images_per_second/"
+    rates = {name.removeprefix(prefix): rate for name, rate in timing.items() if name.startswith(prefix)}
+    for name in ("pgd20", *rates):
+        if name in rates and name not in ("clean", "worst_case"):
+            return [f"{'PGD-20' if name == 'pgd20' else name} {rates[name]:.0f} images/s"]
+    return []
 
 
 def _accuracy(metrics: dict[str, float | int]) -> list[str]:

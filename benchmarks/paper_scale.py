@@ -72,7 +72,8 @@ def _attack_rate(timing: Mapping[str, Any]) -> list[str]:
     rates = {name.removeprefix(prefix): rate for name, rate in timing.items() if name.startswith(prefix)}
     for name in ("pgd20", *rates):
         if name in rates and name not in ("clean", "worst_case"):
-            return [f"{'PGD-20' if name == 'pgd20' else name} {rates[name]:.0f} images/s"]
+            digits = 0 if rates[name] >= 10 else 2  # CW can take seconds for an image
+            return [f"{'PGD-20' if name == 'pgd20' else name} {rates[name]:.{digits}f} images/s"]
     return []
 
 

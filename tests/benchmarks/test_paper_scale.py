@@ -191,9 +191,9 @@ def test_a_line_says_the_share_of_the_peak_or_that_it_is_not_known(tmp_path: Pat
     assert "share of the bf16 peak unknown ('NVIDIA A10G' is not in benchmarks/gpu_peaks.py)" in unknown
     assert "share" not in shown("cpu", "cpu")
     assert "worst case" not in known  # CW and DeepFool have no radius: none is lost to them
-    rates = {"images_per_second/clean": 900.0, "images_per_second/cw_l2": 7.0}
+    rates = {"images_per_second/clean": 900.0, "images_per_second/cw_l2": 0.07}
     (tmp_path / TIMING).write_text(json.dumps(rates))
-    assert shown("cpu", "cpu").endswith("; 2.5 s; cw_l2 7 images/s")
+    assert shown("cpu", "cpu").endswith("; 2.5 s; cw_l2 0.07 images/s")
     (tmp_path / TIMING).write_text(json.dumps(rates | {"images_per_second/pgd20": 30.0}))
     assert shown("cpu", "cpu").endswith("; 2.5 s; PGD-20 30 images/s")
     step = step._replace(settings=paper_chain(attacks="paper").attack)

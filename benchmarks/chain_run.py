@@ -28,11 +28,14 @@ from nenni_core.chain.record import (
 )
 from nenni_core.chain.runtime import SCRATCH, Runtime
 from nenni_core.chain.versions import VERSIONS
-from nenni_core.files import read_json, write_json
+from nenni_core.errors import InputError
+from nenni_core.files import read_json, sync_folder, write_json
 from nenni_core.progress import Deadline
 from pipeline.provenance import code_digest, commit, library_versions
 
 ATTEMPT = "attempt.json"
+SAVE_EVERY = 5.0
+"""Seconds between two writes of the time spent: so much at most is missing for every kill."""
 
 TRAINED: dict[str, Callable[..., dict[str, Any]]] = {
     "prepare": prepare,
@@ -64,7 +67,7 @@ def run_chain(
     """Compute what `chain` lacks in `out`; `on_done` is told of each step, and whether it was missing.
 
     Raises `OutOfTime` when the deadline passes: the same call goes on later, to the same bits on the same
-    device. `InputError` if what is in `out` is not what was written.
+    device. `InputError` if what is in `out` is not what was written, or not by this version of the stage.
     """
     finished: dict[tuple[str, str], Done] = {}
     for step in chain.steps():
@@ -77,9 +80,27 @@ def run_chain(
             deadline.begin()
             deadline.check()
             _compute(step, own, reads, data_fingerprint, folder, runtime, deadline)
-        done = finished[step.stage, step.label] = Done(step, folder, read_record(folder))
+        elif (folder / SCRATCH).exists():  # of a process that was killed when all was done
+            shutil.rmtree(folder / SCRATCH)
+        done = finished[step.stage, step.label] = Done(step, folder, _checked(step, folder, reads))
         on_done(done, computed)
     return list(finished.values())
+
+
+def _checked(step: Step, folder: Path, reads: Mapping[str, Done]) -> Record:
+    """The record of a finished step, which has to be of what is there now."""
+    record = read_record(folder)
+    version = VERSIONS[step.stage]
+    problem = ""
+    if record.version != version:
+        problem = f"by version {record.version} of the stage; expected {version}, that of this code"
+    for name, done in reads.items():
+        if record.upstream_digests[name] != done.record.digest:
+            problem = f"from another {name} than {str(done.folder)!r}; expected that one"
+    if problem:
+        remedy = "without the folder it is computed again"
+        raise InputError(f"{str(folder)!r} was computed {problem} ({remedy})")
+    return record
 
 
 def _compute(
@@ -93,12 +114,23 @@ def _compute(
 ) -> None:
     """Compute a step in a folder beside, and give it its name when it is whole."""
     work = folder.with_name(f".partial-{folder.name}")
+    if folder.exists():
+        raise InputError(f"{str(folder)!r} has no {RECORD}; expected a finished stage or no such folder")
     digests = {stage: done.record.digest for stage, done in reads.items()}
-    attempt, resumed = _begun(work, digests)
-    start = time.perf_counter()
+    attempt, resumed = _begun(work, digests, VERSIONS[step.stage])
+    saved = time.perf_counter()
+
+    def save_seconds() -> None:
+        nonlocal saved
+        now = time.perf_counter()
+        attempt["seconds"] += now - saved
+        saved = now
+        write_json(work / SCRATCH / ATTEMPT, attempt)
 
     def progress(description: str, completed: int, total: int) -> None:
         subject = f"{step.stage} {step.label}".rstrip()
+        if time.perf_counter() - saved >= SAVE_EVERY:
+            save_seconds()
         runtime.progress(f"{subject}: {description}", completed, total)
         deadline.progress(description, completed, total)
 
@@ -107,8 +139,7 @@ def _compute(
     try:
         metrics = _metrics(step, inputs, work, shown)
     finally:
-        attempt["seconds"] += time.perf_counter() - start
-        write_json(work / SCRATCH / ATTEMPT, attempt)
+        save_seconds()
     write_record(
         work,
         Record(
@@ -133,8 +164,9 @@ def _compute(
             resumed=resumed,
         ),
     )
-    shutil.rmtree(work / SCRATCH)
     work.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(folder / SCRATCH)  # after it has its name: a kill between the two loses nothing
 
 
 def _metrics(step: Step, inputs: Mapping[str, Path], work: Path, runtime: Runtime) -> dict[str, Any]:
@@ -145,17 +177,18 @@ def _metrics(step: Step, inputs: Mapping[str, Path], work: Path, runtime: Runtim
     return TRAINED[step.stage](step.settings, inputs, work, seed=step.seed, runtime=runtime)
 
 
-def _begun(work: Path, upstream_digests: Mapping[str, str]) -> tuple[dict[str, Any], bool]:
-    """What is known of the work so far, and whether an earlier call has begun it on the same inputs."""
+def _begun(work: Path, upstream_digests: Mapping[str, str], version: int) -> tuple[dict[str, Any], bool]:
+    """What is known of the work so far, and whether this version of the stage began it on these inputs."""
     path = work / SCRATCH / ATTEMPT
     if path.is_file():
         attempt = read_json(path)
-        if attempt["upstream_digests"] == dict(upstream_digests):
+        if (attempt["upstream_digests"], attempt.get("version")) == (dict(upstream_digests), version):
             return attempt, True
     shutil.rmtree(work, ignore_errors=True)
     state = commit()
     attempt = {
         "upstream_digests": dict(upstream_digests),
+        "version": version,
         "git_commit": state.sha,
         "git_dirty": state.dirty,
         "code": code_digest(),

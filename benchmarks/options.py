@@ -12,12 +12,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 on; `argparse.ArgumentTypeError` for anything else."""
+    return _whole(text, 0)
+
+
 def count(text: str) -> int:
     """A whole number from 1 on; `argparse.ArgumentTypeError` for anything else."""
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
     return number

@@ -13,15 +13,17 @@ jaxtyping, and torchattacks and pyautoattack for the attacks that come from them
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chain_plan import PROTOCOLS, Chain, paper_chain, rehearsal
 from benchmarks.chain_run import Done, device_name, run_chain
 from benchmarks.chain_work import expected_counts, image_counts, network_macs, stage_flop, working_seconds
 from benchmarks.gpu_peaks import bf16_peak
-from benchmarks.options import Parser, count
-from nenni_core.chain.record import RECORD
+from benchmarks.options import Parser, count, seed
+from nenni_core.attacks import counts_in_worst_case
 from nenni_core.chain.runtime import Runtime
 from nenni_core.chain.speed import TIMING
 from nenni_core.data import dataset_extent, fingerprint
@@ -42,12 +44,15 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
     """What one finished stage was like: accuracy, seconds, images a second, share of the peak, memory."""
     step, record = done.step, done.record
     timing = read_json(done.folder / TIMING) if (done.folder / TIMING).is_file() else {}
-    parts = [f"{step.stage} {step.label}".rstrip(), *_accuracy(record.metrics), f"{record.seconds:.1f} s"]
+    metrics = dict(record.metrics)
+    if step.stage == "attack" and not any(counts_in_worst_case(spec) for spec in step.settings.attacks):
+        metrics.pop("accuracy/worst_case", None)  # it would be the clean accuracy
+    parts = [f"{step.stage} {step.label}".rstrip(), *_accuracy(metrics), f"{record.seconds:.1f} s"]
     seconds = working_seconds(timing)
     if (rate := timing.get("images_per_second")) is not None:
         parts.append(f"{rate:.0f} images/s")
-    elif "images_per_second/pgd20" in timing:
-        parts.append(f"PGD-20 {timing['images_per_second/pgd20']:.0f} images/s")
+    else:
+        parts += _attack_rate(timing)
     flop = stage_flop(step, macs, counts, record.metrics)
     if flop is not None and seconds > 0:
         parts.append(f"{flop:.2g} FLOP, {flop / seconds / 1e12:.3g} TFLOP/s")
@@ -59,6 +64,17 @@ def line(done: Done, macs: int, counts: dict[str, int]) -> str:
     if "peak_memory_bytes" in timing:
         parts.append(f"peak memory {timing['peak_memory_bytes'] / 1e9:.2f} GB")
     return "; ".join(parts)
+
+
+def _attack_rate(timing: Mapping[str, Any]) -> list[str]:
+    """How fast PGD-20 was, or else the first attack."""
+    prefix = "images_per_second/"
+    rates = {name.removeprefix(prefix): rate for name, rate in timing.items() if name.startswith(prefix)}
+    for name in ("pgd20", *rates):
+        if name in rates and name not in ("clean", "worst_case"):
+            digits = 0 if rates[name] >= 10 else 2  # CW can take seconds for an image
+            return [f"{'PGD-20' if name == 'pgd20' else name} {rates[name]:.{digits}f} images/s"]
+    return []
 
 
 def _accuracy(metrics: dict[str, float | int]) -> list[str]:
@@ -89,7 +105,7 @@ def options() -> Parser:
     parser.add_argument("--images", type=count, default=1000, help="attacked test images (default: 1000)")
     parser.add_argument("--attacks", choices=PROTOCOLS, default="both", help="(default: %(default)s)")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="bfloat16", help="of training")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0, help="of all but the split (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto")
     parser.add_argument("--threads", type=count, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the dense training")
@@ -125,6 +141,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.rehearse:
         chain = rehearsal(chain)
+    there = expected_counts(chain.prepare)[chain.attack.split]
+    if chain.attack.images is not None and chain.attack.images > there:
+        raise InputError(f"--images is {chain.attack.images}; expected 1 to {there}, as many as there are")
     data_fingerprint = fingerprint(chain.prepare.dataset, path=arguments.data)
     runtime = Runtime(device=device, data_path=arguments.data, compile=arguments.compile)
 
@@ -134,8 +153,33 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     with locked_file(arguments.out / "lock", on_busy=refuse):
-        write_json(arguments.out / PARAMETERS, chain.parameters(str(arguments.data)))
+        described = chain.parameters(str(arguments.data))
+        if changed := changes(arguments.out / PARAMETERS, described):
+            say(f"other settings than in the last call: {changed}; what it has finished stays")
+            say(f"{PARAMETERS}, and with it the import, is of these settings from now on")
+        write_json(arguments.out / PARAMETERS, described)
         return compute(chain, arguments.out, data_fingerprint, runtime, deadline)
+
+
+def changes(path: Path, described: Mapping[str, Any]) -> str:
+    """The names of what the parameter file at `path`, if there is one, says otherwise.
+
+    Where the data is does not count.
+    """
+    try:
+        before, now = _settings(read_json(path)), _settings(described)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of somebody else
+        return ""
+    return ", ".join(sorted(name for name in before | now if before.get(name) != now.get(name)))
+
+
+def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """By section and name."""
+    found: dict[str, Any] = {"seed": parameters["seed"]}
+    for section in ("prepare", "pretrain", "distill", "finetune", "attack"):
+        found |= {f"{section}.{name}": value for name, value in parameters[section].items()}
+    found.pop("prepare.path", None)
+    return found
 
 
 def compute(chain: Chain, out: Path, data_fingerprint: str, runtime: Runtime, deadline: Deadline) -> int:
@@ -146,7 +190,7 @@ def compute(chain: Chain, out: Path, data_fingerprint: str, runtime: Runtime, de
     for step in chain.steps():
         if (flop := stage_flop(step, macs, counts)) is not None:
             say(f"  about {flop:.2g} FLOP: {step.stage} {step.label}".rstrip())
-    state = {"at": "nothing yet"}
+    state, before = {"at": "nothing yet"}, _kept(out)
 
     def progress(description: str, completed: int, total: int) -> None:
         state["at"] = f"{description}, {completed} of {total}"
@@ -157,7 +201,7 @@ def compute(chain: Chain, out: Path, data_fingerprint: str, runtime: Runtime, de
         say(("" if computed else "[earlier] ") + line(done, macs, counts))
 
     try:
-        run_chain(
+        done = run_chain(
             chain,
             out,
             data_fingerprint=data_fingerprint,
@@ -167,9 +211,16 @@ def compute(chain: Chain, out: Path, data_fingerprint: str, runtime: Runtime, de
         )
     except OutOfTime:
         say(f"the time is over at {state['at']}; the same command goes on from the last checkpoint")
+        if _kept(out) == before:
+            say("nothing of this call is kept; expected more --minutes: an epoch has to end within one call")
         return UNFINISHED
-    say(f"finished: {sum(1 for _ in out.glob(f'*/{RECORD}'))} stages in {str(out)!r}")
+    say(f"finished: {len(done)} stages in {str(out)!r}")
     return 0
+
+
+def _kept(out: Path) -> set[tuple[Path, int]]:
+    """All results and checkpoints, as they are now."""
+    return {(path, path.stat().st_mtime_ns) for path in out.rglob("*.safetensors")}
 
 
 def say(text: str) -> None:
@@ -186,7 +237,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         status = 2 if isinstance(error, InputError) else 1
     except OSError as error:
-        print(f"error: {str(error.filename)!r}: {error.strerror or error}", file=sys.stderr)
+        where = f"{str(error.filename)!r}: " if error.filename else ""  # a full disk comes without a name
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nenni_core.errors import InputError
@@ -54,7 +54,8 @@ def write_checkpoint(
     copies, text = portable(tensors), json.dumps(record)
     path = directory / f"epoch-{epoch:05d}{SUFFIX}"
     partial = path.with_suffix(".partial")
-    save_file(copies, partial, metadata={"record": text, "digest": digest(copies, text)})
+    # safetensors' own writing of a file tells of a full disk by an error that is no `OSError`
+    partial.write_bytes(save(copies, metadata={"record": text, "digest": digest(copies, text)}))
     _flush(partial)
     os.replace(partial, path)
     _flush(directory)

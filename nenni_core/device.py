@@ -35,7 +35,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()  # there are devices whose tensors have no values
     except (RuntimeError, AssertionError) as error:
         first_line = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used here: {first_line}") from error

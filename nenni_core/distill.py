@@ -28,6 +28,9 @@ LayerVisitor = Callable[[str, NoisyLayer, Tensor, Tensor], None]
 
 SOLVERS = ("least_squares", "sgd")
 
+MEASURING, DESCENDING = "measuring layers", "distilling"
+"""What `on_progress` is told: a step is a batch, or a pass over all of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerQuality:
@@ -251,7 +254,7 @@ def _measure(
             done = Done(batches=batch)
             if kept.is_due(batch):
                 kept.save(moments, done)
-            on_progress("measuring layers", batch, max(total, batch))
+            on_progress(MEASURING, batch, max(total, batch))
     empty = [name for name in layers if moments[name][0].count == 0]
     if empty:
         raise InputError(
@@ -311,7 +314,7 @@ def _descend(
                     optimizer.step()
                 schedule.step()
                 kept.save(moments, replace(done, epochs=epoch + 1), descent)
-                on_progress("distilling", epoch + 1, epochs)
+                on_progress(DESCENDING, epoch + 1, epochs)
     finally:
         optimizer.zero_grad()
         for parameter, requires_grad in zip(parameters, wanted, strict=True):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save as serialized_arrays
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nenni_core.data import RawDataset, channel_statistics, subset, to_float
 from nenni_core.defenses import Defense, make_defense
-from nenni_core.files import read_json, write_json
+from nenni_core.files import read_json, write_atomically, write_json
 from nenni_core.inject import inject, set_layer_ratios
 from nenni_core.injection import Injection
 from nenni_core.models import build_model
@@ -100,7 +100,7 @@ def save_prepared(folder: Path, raw: RawDataset, train: np.ndarray, validation: 
         "test_labels": raw.test_labels,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_arrays(arrays, folder / ARRAYS)
+    write_atomically(folder / ARRAYS, serialized_arrays(arrays))
     mean, std = channel_statistics(arrays["train_images"])
     counts = {split: len(arrays[f"{split}_labels"]) for split in SPLITS}
     per_class = {
@@ -246,7 +246,8 @@ def save_model(folder: Path, spec: ModelSpec, states: dict[str, dict[str, Tensor
     """Write the architecture and one file of weights for each of `states` (file name -> state dict)."""
     write_json(folder / ARCHITECTURE, spec.to_json())
     for name, state in states.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / name)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        write_atomically(folder / name, save(tensors))
 
 
 def load_spec(folder: Path) -> ModelSpec:

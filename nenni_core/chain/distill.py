@@ -1,7 +1,7 @@
 """Stage `distill`: learn the low-precision approximation of every convolution from the trained teacher.
 
 Writes `model.safetensors`, `model.json`, the quality of each layer as `layers.json` and `layers.csv`, and
-`timing.json`.
+`timing.json`, which is about the process that came to the end: an earlier one may have had a part.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from nenni_core.chain.artifacts import (
 )
 from nenni_core.chain.runtime import Runtime
 from nenni_core.chain.speed import Gauge
-from nenni_core.distill import distill
+from nenni_core.distill import MEASURING, distill
 from nenni_core.files import write_csv, write_json
 from nenni_core.inject import inject
 from nenni_core.injection import Injection
@@ -81,6 +81,13 @@ def distill_teacher(
     model = inject(teacher, injection).to(runtime.device).eval()
     set_noise(model, "training", derive_seed(seed, "distill"))
     images = data.train.limited(settings.images, derive_seed(seed, "distill", "images"))
+    seen = 0.0
+
+    def progress(description: str, completed: int, total: int) -> None:
+        nonlocal seen
+        seen += len(images.labels) / (total if description == MEASURING else 1)
+        runtime.progress(description, completed, total)
+
     quality = distill(
         model,
         images.batches(settings.batch_size, runtime.device),
@@ -90,15 +97,14 @@ def distill_teacher(
         momentum=settings.momentum,
         ridge=settings.ridge,
         checkpoint_dir=runtime.scratch(out),
-        on_progress=runtime.progress,
+        on_progress=progress,
     )
     seconds = gauge.seconds
     save_model(out, spec, {MODEL: model.state_dict()})
     rows = [asdict(layer) for layer in quality]
     write_json(out / LAYERS, rows)
     write_csv(out / "layers.csv", list(rows[0]), rows)
-    passes = 1 + (settings.epochs if settings.solver == "sgd" else 0)
-    seen = passes * len(images.labels)
-    gauge.write(out, {"seconds/distillation": seconds, "images_per_second": seen / seconds})
+    rate = {"images_per_second": seen / seconds} if seen else {}  # else all was measured before
+    gauge.write(out, {"seconds/distillation": seconds} | rate)
     measures = ("nmse", "nmse_quantized", "top_k_recall")
     return {f"mean_{name}": sum(row[name] for row in rows) / len(rows) for name in measures}

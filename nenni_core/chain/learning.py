@@ -13,6 +13,8 @@ from nenni_core.training import EpochRecord, Recipe, TrainingResult, train
 
 HISTORY = "history.json"
 CURVE = "history.csv"
+COMPILED = "compiled"
+"""Folder of the checkpoints of a compiled training, which rounds differently."""
 COLUMNS = (
     "epoch",
     "learning_rate",
@@ -38,10 +40,11 @@ def fit(
 
     Its images per second are those that were trained on; the seconds have the validation in them.
 
-    Continues from the checkpoint of an interrupted process in `out`. Raises `TrainingDiverged`.
+    Continues from the checkpoint of an interrupted process in `out`, with `compile` from that of a compiled
+    training only: the others would not end in the same bits. Raises `TrainingDiverged`.
     """
-
     gauge = Gauge(runtime.device)
+    scratch = runtime.scratch(out)
 
     def on_epoch(record: EpochRecord) -> None:
         values = record_values(record)
@@ -55,7 +58,7 @@ def fit(
         data.validation.labels,
         recipe,
         seed=seed,
-        checkpoint_dir=runtime.scratch(out),
+        checkpoint_dir=scratch / COMPILED if runtime.compile else scratch,
         defense=defense,
         on_progress=runtime.progress,
         on_epoch=on_epoch,

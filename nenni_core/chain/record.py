@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nenni_core.chain.runtime import SCRATCH
 from nenni_core.chain.speed import TIMING
 from nenni_core.errors import InputError
 from nenni_core.evaluation import Evaluation, Examples
-from nenni_core.files import canonical_json, read_json, sha256_of, write_json
+from nenni_core.files import canonical_json, read_json, sha256_of, write_atomically, write_json
 
 RECORD = "record.json"
 EVALUATION = "evaluation.safetensors"
@@ -150,7 +150,7 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     # the file sorts tensors by name; of several entries of its metadata the order would be arbitrary
     order = json.dumps({"columns": list(evaluation.records()), "attacks": list(examples.adversarial)})
     copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, folder / EVALUATION, metadata={"order": order})
+    write_atomically(folder / EVALUATION, save(copies, metadata={"order": order}))
 
 
 def load_evaluation(folder: Path) -> tuple[dict[str, np.ndarray], Examples]:

@@ -2,8 +2,10 @@
 
 import fcntl
 import itertools
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,8 @@ def test_slices_become_runs_that_the_analysis_shows(
     folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(seconds: float) -> Deadline:
-        """Each look at the clock takes a second."""
         assert seconds == 60.0
-        count = itertools.count()
-        return Deadline(seconds, lambda: float(next(count)))
+        return Deadline(seconds, stepping())
 
     monkeypatch.setattr(paper_scale, "Deadline", short)
     out = tmp_path / "out"
@@ -104,7 +104,7 @@ def test_slices_become_runs_that_the_analysis_shows(
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     places = ["--store", str(tmp_path / "store"), "--tracking-uri", uri]
-    imported = CliRunner().invoke(store, ["import", str(out), *places])
+    imported = CliRunner().invoke(store, ["import", str(out), *places], catch_exceptions=False)
     assert imported.exit_code == 0, imported.stderr
     assert imported.stderr.count(": imported, computed on cpu in ") == 8
     parameters = str(out / paper_scale.PARAMETERS)
@@ -159,6 +159,43 @@ def test_what_attacks_lack_is_told_before_anything_is_done(
     assert line.startswith(f"error: {refusal}")
     assert f"`{chain_plan.INSTALL}`" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_in_one_line(folder: Path, tmp_path: Path, call: Call) -> None:
+    """Stood for by the size that the system allows a file to have."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the images take more
+    try:
+        status, _, errors = call("--data", folder, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (status, errors) == (2, "error: File too large\n")
+    assert call("--data", folder, "--out", tmp_path / "out", "--minutes", 1e-9)[0] == paper_scale.UNFINISHED
+
+
+def test_a_call_that_keeps_nothing_and_other_settings_are_told(
+    folder: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--data", folder, "--out", tmp_path / "out", "--minutes", 1e-9)
+    status, lines, _ = call(*asked)
+    assert status == paper_scale.UNFINISHED
+    assert lines[-1].startswith("nothing of this call is kept; expected more --minutes")
+    assert not any("other settings" in line for line in lines)
+    again = call(*asked)[1]
+    assert not any("other settings" in line for line in again)
+    monkeypatch.setattr(paper_scale, "paper_chain", lambda **_: replace(small_chain(*ATTACKS), ratios=(0.5,)))
+    changed = call(*asked)[1]
+    assert changed[0] == ("other settings than in the last call: finetune.ratio; what it has finished stays")
+    monkeypatch.setattr(paper_scale, "Deadline", lambda seconds: Deadline(seconds, stepping()))
+    kept = call(*asked[:-1], 0.2)[1]  # 12 looks at the clock
+    assert kept[-1].startswith("the time is over at ")
+    assert any(line.startswith("prepare") for line in kept)
+
+
+def stepping() -> Callable[[], float]:
+    """A clock on which one second goes by with each look at it."""
+    count = itertools.count()
+    return lambda: float(next(count))
 
 
 def test_the_installation_that_is_told_is_the_locked_one() -> None:

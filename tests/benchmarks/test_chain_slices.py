@@ -2,17 +2,26 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_chain import compute, small_chain, small_source, write_cifar
 
+from benchmarks import chain_run
 from benchmarks.chain_plan import Chain
-from benchmarks.chain_run import Done
+from benchmarks.chain_run import Done, run_chain
 from nenni_core import data, distill_checkpoint
 from nenni_core.attacks import AttackSpec
-from nenni_core.chain.record import RECORD, read_record
+from nenni_core.chain import learning
+from nenni_core.chain.distill import distill_teacher
+from nenni_core.chain.pretrain import pretrain
+from nenni_core.chain.record import RECORD, Record, file_digests, read_record, write_record
+from nenni_core.chain.runtime import SCRATCH, Runtime
+from nenni_core.chain.speed import TIMING
+from nenni_core.chain.versions import VERSIONS
 from nenni_core.errors import InputError
 from nenni_core.progress import Deadline, OutOfTime
 
@@ -138,3 +147,138 @@ def test_damage_is_seen(chain: Chain, folder: Path, tmp_path: Path) -> None:
     (prepared / RECORD).write_text(json.dumps(record | {"seed": 1}))
     with pytest.raises(InputError, match="is not what was written; expected it unchanged"):
         compute(chain, folder, tmp_path)
+
+
+def stopped_in(stage: str, chain: Chain, folder: Path, out: Path) -> None:
+    """Begin the chain, and stop when the first epoch or batch of `stage` is kept."""
+    ticks = 5
+    while not list(out.glob(f".partial-{stage}-*/checkpoint/cpu/*.safetensors")):
+        ticks += 1
+        with pytest.raises(OutOfTime):
+            compute(chain, folder, out, deadline=Deadline(float(ticks), ticking()))
+
+
+def test_a_kill_when_all_is_done_loses_nothing(
+    chain: Chain, folder: Path, tmp_path: Path, undisturbed: list[Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are removed when the result has its name, not before."""
+    usual = shutil.rmtree
+
+    def killed(path: Path, *arguments: Any, **settings: Any) -> None:
+        if path.name == SCRATCH:
+            raise KeyboardInterrupt
+        usual(path, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compute(chain, folder, tmp_path)
+    [prepared] = tmp_path.glob("prepare-*")
+    assert read_record(prepared).digest == undisturbed[0].record.digest
+    assert (prepared / SCRATCH).is_dir()
+    with pytest.raises(OutOfTime):
+        compute(chain, folder, tmp_path, deadline=Deadline(0.0, ticking()))
+    assert not (prepared / SCRATCH).exists()
+
+
+def test_the_time_spent_is_written_while_the_work_goes_on(
+    chain: Chain, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a kill, which lets nobody write, does not hide it."""
+    monkeypatch.setattr(chain_run, "SAVE_EVERY", 0.0)
+    seen: list[float] = []
+
+    def progress(description: str, completed: int, total: int) -> None:
+        if description == "pretrain: training":
+            [attempt] = tmp_path.glob(f".partial-pretrain-*/{SCRATCH}/{chain_run.ATTEMPT}")
+            seen.append(json.loads(attempt.read_text())["seconds"])
+
+    with pytest.raises(OutOfTime):
+        run_chain(
+            chain,
+            tmp_path,
+            data_fingerprint=data.fingerprint("cifar10", path=folder),
+            runtime=Runtime(data_path=folder, progress=progress),
+            deadline=Deadline(14.0, ticking()),
+        )
+    assert len(seen) > 1
+    assert seen[0] > 0
+    assert all(before < after for before, after in itertools.pairwise(seen))
+
+
+@pytest.mark.slow
+def test_another_version_of_a_stage_does_not_continue(
+    chain: Chain, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_in("pretrain", chain, folder, tmp_path)
+    monkeypatch.setitem(VERSIONS, "pretrain", 99)
+    with pytest.raises(OutOfTime):
+        compute(chain, folder, tmp_path, deadline=Deadline(30.0, ticking()))
+    [pretrained] = tmp_path.glob("pretrain-*")
+    record = read_record(pretrained)
+    assert (record.version, record.resumed) == (99, False)
+    monkeypatch.setitem(VERSIONS, "pretrain", 100)
+    with pytest.raises(InputError, match=r"by version 99 of the stage; expected 100.* computed again"):
+        compute(chain, folder, tmp_path)
+
+
+def test_results_of_other_inputs_are_refused(
+    chain: Chain, folder: Path, undisturbed: list[Done], tmp_path: Path
+) -> None:
+    """As where a folder was removed and computed again on another device."""
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed[0].folder.parent, out)
+    [pretrained] = out.glob("pretrain-*")
+    (pretrained / "history.csv").write_text("other bits\n")
+    record = json.loads((pretrained / RECORD).read_text()) | {"files": file_digests(pretrained)}
+    write_record(pretrained, Record(**record))
+    with pytest.raises(InputError, match=r"attack-\w+' was computed from another pretrain than '.*pretrain-"):
+        compute(chain, folder, out)
+
+
+def test_a_folder_without_a_record_is_refused_before_the_work(
+    chain: Chain, folder: Path, undisturbed: list[Done], tmp_path: Path
+) -> None:
+    strange = tmp_path / undisturbed[0].folder.name
+    strange.mkdir()
+    with pytest.raises(InputError, match=r"prepare-\w+' has no record\.json"):
+        compute(chain, folder, tmp_path)
+    assert list(tmp_path.iterdir()) == [strange]
+
+
+def test_images_a_second_of_a_distillation_are_those_of_its_process(
+    chain: Chain, folder: Path, undisturbed: list[Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 images in four batches; what was measured before the interruption took none of the seconds."""
+    monkeypatch.setattr(distill_checkpoint, "CHECKPOINT_INTERVAL", 1)
+    inputs = {one.step.stage: one.folder for one in undisturbed if one.step.stage in ("prepare", "pretrain")}
+
+    def stop(description: str, completed: int, total: int) -> None:
+        assert total == 4
+        if completed == 3:
+            raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        distill_teacher(chain.distill, inputs, tmp_path, seed=0, runtime=Runtime(progress=stop))
+    distill_teacher(chain.distill, inputs, tmp_path, seed=0, runtime=Runtime())
+    timing = json.loads((tmp_path / TIMING).read_text())
+    assert timing["images_per_second"] * timing["seconds/distillation"] == pytest.approx(50 / 4, rel=0.05)
+
+
+def test_a_compiled_training_has_checkpoints_of_its_own(
+    chain: Chain, undisturbed: list[Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rounds differently, so it does not go on from those of another."""
+    found: list[Path] = []
+
+    def recorded(*arguments: Any, checkpoint_dir: Path, **settings: Any) -> None:
+        found.append(checkpoint_dir)
+        raise OutOfTime
+
+    monkeypatch.setattr(learning, "train", recorded)
+    for compiled in (False, True):
+        runtime = Runtime(compile=compiled)
+        with pytest.raises(OutOfTime):
+            pretrain(chain.pretrain, {"prepare": undisturbed[0].folder}, tmp_path, seed=0, runtime=runtime)
+    assert len(set(found)) == 2
+    assert all(tmp_path / SCRATCH in path.parents for path in found)

@@ -1,5 +1,6 @@
 """The benchmark at paper scale: what it computes, that it needs no more than PyTorch, its arithmetic."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -168,8 +169,14 @@ def test_the_peak_of_another_device_is_not_guessed(name: str) -> None:
 def test_a_line_says_the_share_of_the_peak_or_that_it_is_not_known(tmp_path: Path) -> None:
     """Two passes of 10 images in 2 s, of a network of 1e12 multiply-accumulates: 2e13 operations a second."""
     (tmp_path / TIMING).write_text('{"seconds/clean": 2.0, "peak_memory_bytes": 3000000000}')
-    step = Step("attack", "dense", None, 0, ())
-    metrics = {"forwards/fgsm": 5.0, "backwards/fgsm": 5.0, "images": 10.0, "accuracy/clean": 0.8}
+    step = Step("attack", "dense", paper_chain(attacks="own").attack, 0, ())
+    metrics = {
+        "accuracy/worst_case": 0.8,
+        "forwards/fgsm": 5.0,
+        "backwards/fgsm": 5.0,
+        "images": 10.0,
+        "accuracy/clean": 0.8,
+    }
 
     def shown(device: str, device_name: str) -> str:
         record = SimpleNamespace(metrics=metrics, seconds=2.5, device=device, device_name=device_name)
@@ -183,6 +190,14 @@ def test_a_line_says_the_share_of_the_peak_or_that_it_is_not_known(tmp_path: Pat
     unknown = shown("cuda", "NVIDIA A10G")
     assert "share of the bf16 peak unknown ('NVIDIA A10G' is not in benchmarks/gpu_peaks.py)" in unknown
     assert "share" not in shown("cpu", "cpu")
+    assert "worst case" not in known  # CW and DeepFool have no radius: none is lost to them
+    rates = {"images_per_second/clean": 900.0, "images_per_second/cw_l2": 0.07}
+    (tmp_path / TIMING).write_text(json.dumps(rates))
+    assert shown("cpu", "cpu").endswith("; 2.5 s; cw_l2 0.07 images/s")
+    (tmp_path / TIMING).write_text(json.dumps(rates | {"images_per_second/pgd20": 30.0}))
+    assert shown("cpu", "cpu").endswith("; 2.5 s; PGD-20 30 images/s")
+    step = step._replace(settings=paper_chain(attacks="paper").attack)
+    assert "clean 80.00%, worst case 80.00%; " in shown("cpu", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +207,12 @@ def test_a_line_says_the_share_of_the_peak_or_that_it_is_not_known(tmp_path: Pat
         ("--data d --out o --epochs 31", "--epochs: invalid choice: 31"),
         ("--data nowhere --out o --device cpu", "cifar10: no data at 'nowhere'"),
         ("--data d --out o --device tpu", "device 'tpu' cannot be used here"),
+        ("--data d --out o --device meta", "device 'meta' cannot be used here"),
+        ("--data d --out o --seed -1", "--seed: expected a whole number from 0 on, found '-1'"),
+        (
+            "--data d --out o --device cpu --attacks none --images 10001",
+            "--images is 10001; expected 1 to 10000, as many as there are",
+        ),
         ("--out o", "the following arguments are required: --data"),
     ],
 )

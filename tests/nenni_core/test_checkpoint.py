@@ -1,6 +1,7 @@
 """A checkpoint is whole or it is not used."""
 
 import os
+import resource
 import warnings
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def test_an_error_while_writing_leaves_the_former_one(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1] == RECORD
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """Stood for by the size that the system allows a file to have."""
+    write_checkpoint(tmp_path, 1, TENSORS, RECORD)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_checkpoint(tmp_path, 2, {"large": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1] == RECORD
 

@@ -79,7 +79,7 @@ def test_without_a_terminal_progress_is_plain() -> None:
 def test_a_device_that_is_not_there_is_an_input_error() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("nonsense", "cuda:99"):
+    for name in ("nonsense", "cuda:99", "meta"):
         with pytest.raises(InputError, match=name):
             choose_device(name)
 

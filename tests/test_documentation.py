@@ -123,9 +123,10 @@ def test_documents_name_real_modules() -> None:
 
 
 def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All its Python blocks, in order, as one program; the one on tracked runs is tried beside some."""
+    """All Python blocks, those on defences last, are one program; that on tracked runs is tried elsewhere."""
     monkeypatch.chdir(tmp_path)
-    blocks = [body for language, body in FENCE.findall(DOCUMENTS["README.md"]) if language == "python"]
+    text = DOCUMENTS["README.md"] + DOCUMENTS["docs/defences.md"]
+    blocks = [body for language, body in FENCE.findall(text) if language == "python"]
     blocks = [block for block in blocks if "load_runs" not in block]
     assert blocks
     namespace: dict[str, object] = {}

@@ -344,7 +344,7 @@ def _provenance(row: Row, link: Link | None) -> dict[str, Any]:
         "data": tracked["data_fingerprint"],
         "images": row.images,
         "device": computed_on(tracked["device"], tracked["threads"]),
-        "seconds": seconds(tracked["seconds"]),
+        "seconds": names.duration(tracked["seconds"]),
         "taken": tracked["seconds"] or "",
     }
 
@@ -357,6 +357,7 @@ def _stages(runs: pl.DataFrame, link: Link | None) -> list[dict[str, Any]]:
         subject = names.variant_name(run) if run["stage"] == "finetune" and run["defence"] else ""
         if run["stage"] in ("pretrain", "defend", "distill") and run["trained_by"] not in names.PLAIN:
             subject = run["trained_by_title"] or run["trained_by"]
+        done = run["status"] == FINISHED
         found.append(
             {
                 "place": (order.index(run["stage"]), names.variant_order(run)),
@@ -366,17 +367,8 @@ def _stages(runs: pl.DataFrame, link: Link | None) -> list[dict[str, Any]]:
                 "commit": run["git_commit"],
                 "dirty": run["git_dirty"],
                 "device": computed_on(run["device"], run["threads"]),
-                "seconds": seconds(run["seconds"]) if run["status"] == FINISHED else run["status"].lower(),
-                "taken": (run["seconds"] or "") if run["status"] == FINISHED else "",
+                "seconds": names.duration(run["seconds"]) if done else run["status"].lower(),
+                "taken": (run["seconds"] or "") if done else "",
             }
         )
     return sorted(found, key=lambda stage: stage["place"])
-
-
-def seconds(value: float | None) -> str:
-    """A duration for readers: "8.2 s", "12 min", "3.4 h"; "" for None."""
-    if value is None:
-        return ""
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"

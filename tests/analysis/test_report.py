@@ -8,7 +8,7 @@ from recorded_runs import DENSE, LATER, NUMBERS, PROTOCOL, Recorded, Recorder, f
 
 from analysis.names import percent
 from analysis.notes import flags
-from analysis.report import inline_svg, render, seconds
+from analysis.report import inline_svg, render
 from analysis.runs import stage_runs
 from analysis.tables.robustness import build_table
 
@@ -304,10 +304,3 @@ def test_an_svg_file_becomes_an_element() -> None:
         '<svg viewBox="0 0 3 4" role="img" aria-labelledby="figure-caption">'
         '<g style="fill: var(--paper)"/></svg>'
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, ""), (8.24, "8.2 s"), (99.9, "99.9 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
-)
-def test_durations(value: float | None, text: str) -> None:
-    assert seconds(value) == text

@@ -111,7 +111,7 @@ def render(
         advice=missing.advice(table, parent.remedy),
         command=command,
         sections=sections,
-        against_adaptive=attack_pair(table)[1] == WORST_CASE,
+        drawn_columns=_drawn_columns(table),
         figure=_inlined(drawn[accuracy_over_bitops.NAME], "figure-caption"),
         sparsity=_sparsity(table, drawn[robustness_over_sparsity.NAME]),
         protocol=_protocol(table),
@@ -131,6 +131,20 @@ def render(
 def table_figures(table: RobustnessTable) -> dict[str, Figure | None]:
     """The figures that show `table`, by the names of their files; None where it has not what one shows."""
     return {kind.NAME: kind.draw(table) for kind in (accuracy_over_bitops, robustness_over_sparsity)}
+
+
+def _drawn_columns(table: RobustnessTable) -> str:
+    """What the figure of accuracy over BitOPs shows, in words."""
+    blocked, knowing = attack_pair(table)
+    words = ["on clean images"]
+    if blocked:
+        words.append("under the longest PGD with blocked gradients")
+    if knowing:
+        adaptive = "in the worst case, which includes the adaptive attacks"
+        words.append(
+            adaptive if knowing == WORST_CASE else "under the longest PGD with straight-through gradients"
+        )
+    return names.listed(words)
 
 
 def title(table: RobustnessTable) -> str:

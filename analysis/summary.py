@@ -119,10 +119,10 @@ def _best_defence(table: RobustnessTable, noisy: list[Row], column: str | None) 
         return f"{row.label} with {names.percent(share.value)}%"
 
     under = _under(column)
-    sentence = f"{under[0].upper()}{under[1:]} the best of {len(dense)} networks without injected noise is "
+    sentence = f"{under[0].upper()}{under[1:]} the best of {len(dense)} networks that approximate nothing is "
     sentence += best(dense)
     if any(row.cells[column] for row in noisy):
-        sentence += f", and the best with it {best(noisy)}"
+        sentence += f", and the best that does {best(noisy)}"
     return [f"{sentence}."]
 
 

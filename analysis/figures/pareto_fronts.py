@@ -8,6 +8,7 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from analysis import names
 from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS, points_with_bars, quiet_grid
@@ -60,7 +61,8 @@ def draw(runs: pl.DataFrame) -> Figure:
         best = dict.fromkeys(one.network.label for one in every if one.on_front)
         numbers = {label: place for place, label in enumerate(best, 1)}
         width = max(NARROWEST, WIDTH * len(costs))
-        key = wrap("; ".join(f"{place}: {label}" for label, place in numbers.items()), int(width * 20))
+        entries = (_unbroken(f"{place}: {label}") for label, place in numbers.items())
+        key = wrap("; ".join(entries), int(width * 20))
         figure = new_figure(width, HEIGHT * len(subjects) + 0.6 + 0.13 * len(key))
         axes = figure.subplots(len(subjects), len(costs), squeeze=False, sharey="row")
         for line, (subject, panels) in zip(axes, subjects.items(), strict=True):
@@ -142,6 +144,11 @@ def _subjects(runs: pl.DataFrame) -> dict[str, dict[str, list[Candidate]]]:
     return found
 
 
+def _unbroken(text: str) -> str:
+    """With spaces at which `wrap` breaks no line."""
+    return text.replace(" ", "\u00a0")
+
+
 def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> None:
     quiet_grid(ax)
     best = [one for one in own if one.on_front]
@@ -165,9 +172,11 @@ def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> No
     ax.plot([], [], color=colour, marker=marker, linewidth=1.1, label="on the front")
     ax.plot([], [], color=MUTED, marker="X", markerfacecolor="white", linestyle="", label="dominated")
     for one in best:
+        # no network is cheaper and more accurate than one on the front: to the upper left there is room
         ax.annotate(
-            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(5, 4),
-            textcoords="offset points", fontsize=7.5, fontweight="bold",
+            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(-3.5, 3),
+            textcoords="offset points", ha="right", fontsize=7.5, fontweight="bold",
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
     ax.set_xlim(left=0)
     ax.margins(x=0.15, y=0.12)

@@ -263,6 +263,19 @@ def test_layers_are_read_from_the_files_of_the_runs(source: Source) -> None:
     }
 
 
+def test_layers_have_the_networks_in_the_order_of_the_tables(recorder: Recorder) -> None:
+    parent = recorder.parent("layers-in-order")
+    recorder.attack(parent, DENSE, {"clean": 100})
+    tags = [noise(pattern="4:8"), noise(ratio="0.9", objective="adversarial"), noise(ratio="0.5")]
+    tags.append(noise(ratio="0.9"))
+    ids = [recorder.stage(parent, "finetune", **one) for one in tags]
+    runs = every_stage(recorder, "layers-in-order", {}).runs
+    densities = json.dumps([{"name": "conv1", "value": 0.5}]).encode()
+    files = RunFiles(recorder.tracking_uri, {(run, "densities.json"): densities for run in ids})
+    found = [name.partition(", ")[2] for name in layers(runs, files)["network"]]
+    assert found == ["Ratio 0.5, clean", "Ratio 0.9, clean", "Ratio 0.9, adversarial", "Pattern 4:8, clean"]
+
+
 def test_the_cost_of_the_runs_counts_each_result_once(recorder: Recorder) -> None:
     parent = recorder.parent("costs")
     for key in ("a", "a", "b"):

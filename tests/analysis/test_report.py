@@ -154,6 +154,22 @@ def test_the_same_runs_give_the_same_page(html: str, demo: Recorded) -> None:
     assert page_of(demo) == html
 
 
+def test_the_caption_names_what_the_figure_has(recorder: Recorder, html: str, adaptive: Recorded) -> None:
+    parent = recorder.parent("clean-only")
+    for tags in (DENSE, noise(ratio="0.9")):
+        recorder.attack(parent, tags, {"clean": 100})
+    pages = [page_of(read_back(recorder, "clean-only", {})), html, page_of(adaptive)]
+    captions = [re.search(r'id="figure-caption">(.*?)</figcaption>', page, re.DOTALL) for page in pages]
+    said = [found[1].partition("intervals: ")[2].partition(".")[0] for found in captions if found]
+    assert said == [
+        "on clean images",
+        "on clean images, under the longest PGD with blocked gradients and under the longest PGD with "
+        "straight-through gradients",
+        "on clean images, under the longest PGD with blocked gradients and in the worst case, which includes "
+        "the adaptive attacks",
+    ]
+
+
 def test_clear_changes_are_marked(html: str) -> None:
     row = re.search(r"Ratio 0\.9, clean</th>(.*?)</tr>", html, re.DOTALL)
     assert row is not None

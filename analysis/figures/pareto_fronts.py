@@ -91,10 +91,11 @@ def candidates(every: Sequence[Network], cost_of: Callable[[Network], float | No
         and (cost := cost_of(network)) is not None
     ]
     found.sort(key=lambda one: (one[2], -one[1].value))
-    best = set(front([Score(accuracy=accuracy.value, cost=cost) for _, accuracy, cost in found]))
+    scores = [Score(accuracy=accuracy.value, cost=cost) for _, accuracy, cost in found]
+    best = {scores[place] for place in front(scores)}  # of equal ones `front` names one
     return [
-        Candidate(network=network, accuracy=accuracy, cost=cost, on_front=place in best)
-        for place, (network, accuracy, cost) in enumerate(found)
+        Candidate(network=network, accuracy=accuracy, cost=cost, on_front=score in best)
+        for (network, accuracy, cost), score in zip(found, scores, strict=True)
     ]
 
 
@@ -171,10 +172,13 @@ def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> No
         ax.step([*ends, right], [*heights, heights[-1]], where="post", color=colour, linewidth=1.1, zorder=1)
     ax.plot([], [], color=colour, marker=marker, linewidth=1.1, label="on the front")
     ax.plot([], [], color=MUTED, marker="X", markerfacecolor="white", linestyle="", label="dominated")
+    equal: dict[tuple[float, float], list[int]] = {}
     for one in best:
+        equal.setdefault((100 * one.cost, 100 * one.accuracy.value), []).append(numbers[one.network.label])
+    for point, places in equal.items():
         # no network is cheaper and more accurate than one on the front: to the upper left there is room
         ax.annotate(
-            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(-3.5, 3),
+            ",".join(map(str, places)), point, xytext=(-3.5, 3),
             textcoords="offset points", ha="right", fontsize=7.5, fontweight="bold",
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip

@@ -244,12 +244,11 @@ def test_the_front_is_what_brute_force_finds(recorded: Recorded, planted: list[t
         costs[id(network)] = float(cost)
     found = pareto_fronts.candidates(every, lambda network: costs[id(network)])
     points = [(one.accuracy.value, one.cost) for one in found]
-    best = {
-        (value, cost)
+    best = [  # equal networks do not dominate each other: all of them are on the front, or none
+        not any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
         for value, cost in points
-        if not any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
-    }
-    assert {(one.accuracy.value, one.cost) for one in found if one.on_front} == best
+    ]
+    assert [one.on_front for one in found] == best
 
 
 def test_layers_are_read_from_the_files_of_the_runs(source: Source) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from math import copysign
 from typing import Any
 
 MINUS = "\u2212"
@@ -190,8 +190,9 @@ def percent(fraction: float, digits: int = 1) -> str:
     >>> percent(0.525), percent(109 / 400), percent(153 / 400)
     ('52.5', '27.3', '38.3')
     """
-    exact = Decimal(f"{100 * fraction:.9f}")  # without what binary fractions add to it
-    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    value = 100 * fraction
+    # more than binary fractions are off by, less than any digit that is shown
+    return f"{value + copysign(1e-9, value):.{digits}f}"
 
 
 def reduction(fraction: float | None) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import findings, missing, report
+from analysis.against_dense import AgainstDense
 from analysis.current import read_current_grid, read_current_set
 from analysis.figures.catalogue import Source, draw_all, save_all
 from analysis.figures.drawing import save
@@ -23,8 +24,9 @@ from analysis.findings_claims import find
 from analysis.links import Link, links
 from analysis.names import WHOLE, column_name, listed
 from analysis.notes import flags, missing_cells, other_set
+from analysis.pairing import Comparer
 from analysis.paper_files import PaperResult, fragments, paper_results, write_paper_tables
-from analysis.records import Reader, Records, no_records
+from analysis.records import Records
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.sections import sections
 from analysis.summary import attack_pair, summarise
@@ -109,8 +111,9 @@ def analyse(
                 f"--current-only: the set of {source!r} as it stands is not what is tracked in "
                 f"{without_secrets(parent.tracking_uri)}; {wanted.remedy}"
             )
+        attack_runs = runs.filter(pl.col("stage") == "attack")
         table = build_table(
-            runs.filter(pl.col("stage") == "attack"),
+            attack_runs,
             expected=wanted.networks if current else (),
             attacks=wanted.attacks if current else (),
         )
@@ -121,6 +124,8 @@ def analyse(
         elif params != Path("params.yaml"):
             command += f" --params {quote(str(params))}"
         records = Records(parent.tracking_uri)
+        comparer = Comparer(records)
+        against = AgainstDense(table, attack_runs, comparer)
         name = asked.grid if asked else None
         results = paper_results(runs, parent, wanted, grid=name, current=current, records=records)
         files = write(
@@ -132,9 +137,10 @@ def analyse(
             command=command,
             results=results,
             link=links(parent, ui),
-            records=records,
+            comparer=comparer,
+            against=against,
         )
-    show(table, doubts, files, parent=parent)
+    show(table, doubts, files, parent=parent, against=against)
 
 
 def write(
@@ -147,17 +153,18 @@ def write(
     command: str,
     results: Sequence[PaperResult] = (),
     link: Link | None = None,
-    records: Reader = no_records,
+    comparer: Comparer | None = None,
+    against: AgainstDense | None = None,
 ) -> list[Path]:
     """Write everything into the folder `out`; the files, the report first. `command` makes it again.
 
     `results` are the tables of the paper that the runs give, `link` the address of a run in MLflow's pages;
-    `records` reads what runs know of single images.
+    `comparer` compares networks, `against` those of the table with their dense teachers.
 
     Raises `InputError` where that cannot be.
     """
     source = Source(runs=runs, files=RunFiles(parent.tracking_uri))
-    drawn, found = draw_all(source), find(runs, records=records)
+    drawn, found = draw_all(source), find(runs, comparer=comparer)
     of_table = report.table_figures(table)
     page = report.render(
         table,
@@ -170,6 +177,7 @@ def write(
         extra=fragments(results),
         link=link,
         drawn=of_table,
+        against=against,
     )
     markdown = to_markdown(table, title=report.title(table), flags=doubts, remedy=parent.remedy)
     try:
@@ -190,7 +198,14 @@ def write(
     return [*written, *figures, *tables]
 
 
-def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent: Parent) -> None:
+def show(
+    table: RobustnessTable,
+    doubts: list[str],
+    files: list[Path],
+    *,
+    parent: Parent,
+    against: AgainstDense | None = None,
+) -> None:
     """Print the table, what to know before reading it, and where everything is."""
     console = Console(soft_wrap=False)
     if not console.is_terminal:
@@ -210,7 +225,7 @@ def show(table: RobustnessTable, doubts: list[str], files: list[Path], *, parent
         said = f"Not shown here, for want of width: {listed(left_out)}."
         console.print(Text(said, style="dim"))
     console.print()
-    console.print(Text(summarise(table).headline))
+    console.print(Text(summarise(table, against).headline))
     for doubt in doubts:
         if doubt != warning:
             console.print(Text(f"note: {doubt}", style="yellow"), soft_wrap=True)

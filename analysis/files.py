@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.names import variant_name
+from analysis.names import variant_name, variant_order
 from analysis.runs import FINISHED
 from nenni_core.errors import InputError
 
@@ -80,33 +80,33 @@ def layers(runs: pl.DataFrame, files: RunFiles) -> pl.DataFrame:
     Columns: `network` (the label of the run's subject), `run_id`, `place` (of the layer in the network, from
     0), `layer` (its name), `measure` and `value`. Measures of `distill` runs are `nmse`, `nmse_quantized`
     (squared error over the variance of the precise outputs) and `top_k_recall` (0 to 1), of `finetune` runs
-    `density` (share of precise neurons). Of several runs of one network the first seed's
-    newest counts; the files of at most `MOST` networks of a stage are read, and those that cannot be had are
-    left out.
+    `density` (share of precise neurons). Networks come in the order of the tables. Of several runs of one the
+    first seed's newest counts; the files of at most `MOST` networks of a stage are read, and those that
+    cannot be had are left out.
     """
-    newest: dict[tuple[str, str], str] = {}
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
     chosen = runs.filter(pl.col("stage").is_in(list(LAYER_FILES)) & (pl.col("status") == FINISHED))
     chosen = chosen.sort("seed", "start_ms", descending=[True, False])
     for run in chosen.iter_rows(named=True):
         tuned = run["stage"] == "finetune"
         label = variant_name(run) if tuned else run["trained_by_title"] or ""
         name = f"{run['model']} on {run['dataset']}, {label}".removesuffix(", ")
-        newest.pop((run["stage"], name), None)
-        newest[run["stage"], name] = run["run_id"]
+        newest[run["stage"], name] = run
+    newest = dict(sorted(newest.items(), key=lambda one: variant_order(one[1])))
     for stage, most in MOST.items():
         for name in [name for of, name in newest if of == stage][most:]:
             del newest[stage, name]
     rows = [
         {
             "network": name,
-            "run_id": run_id,
+            "run_id": run["run_id"],
             "place": place,
             "layer": layer["name"],
             "measure": "density" if measure == "value" else measure,
             "value": value,
         }
-        for (stage, name), run_id in newest.items()
-        for place, layer in enumerate(files.rows(run_id, LAYER_FILES[stage]))
+        for (stage, name), run in newest.items()
+        for place, layer in enumerate(files.rows(run["run_id"], LAYER_FILES[stage]))
         for measure, value in layer.items()
         if isinstance(value, int | float)
     ]

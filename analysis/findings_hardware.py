@@ -49,9 +49,7 @@ def noise_alone_saves(tracked: Tracked) -> list[Evidence]:
         for metric in (TIME, ENERGY):
             number = network.metric(f"{metric}/unstructured/measured")
             if number:
-                found.append(
-                    _evidence(f"{_name(network)}, {WORDS[metric]}", number, 1.0, "the dense network")
-                )
+                found.append(_evidence(f"{network.title}, {WORDS[metric]}", number, 1.0, "the dense network"))
     return found
 
 
@@ -72,7 +70,7 @@ def structure_takes_similar_energy(tracked: Tracked) -> list[Evidence]:
         quotient = structured.value / unstructured.value
         found.append(
             Evidence(
-                subject=f"{_name(network)}, energy, structured against unstructured core",
+                subject=f"{network.title}, energy, structured against unstructured core",
                 numbers=f"{structured.value:.3f} against {unstructured.value:.3f} of dense: "
                 f"{quotient - 1:+.1%}",
                 sign=1 if abs(quotient - 1) <= SIMILAR else -1,
@@ -93,7 +91,7 @@ def real_masks_cost_what_random_ones_do(tracked: Tracked) -> list[Evidence]:
             quotient = real.value / random.value
             found.append(
                 Evidence(
-                    subject=f"{_name(network)}, time, real against random masks",
+                    subject=f"{network.title}, time, real against random masks",
                     numbers=f"{real.value:.3f} against {random.value:.3f} of dense: {quotient - 1:+.1%}",
                     sign=1 if abs(quotient - 1) <= SIMILAR else -1,
                     basis=_basis(network),
@@ -106,7 +104,7 @@ def real_masks_cost_what_random_ones_do(tracked: Tracked) -> list[Evidence]:
 def _cores(tracked: Tracked, metric: str) -> list[Evidence]:
     return [
         _evidence(
-            f"{_name(network)}, {WORDS[metric]}", structured, unstructured.value, "the core for any mask"
+            f"{network.title}, {WORDS[metric]}", structured, unstructured.value, "the core for any mask"
         )
         for network, structured, unstructured in _pairs(tracked, metric)
     ]
@@ -136,10 +134,6 @@ def _evidence(subject: str, number: Measured, reference: float, name: str) -> Ev
         basis=f"simulated, {number.seeds} seed{'s' * (number.seeds > 1)}",
         run_ids=number.run_ids,
     )
-
-
-def _name(network: Network) -> str:
-    return f"{network.subject}, {network.label[0].lower()}{network.label[1:]}"
 
 
 def _basis(network: Network) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from math import copysign
 from typing import Any
 
 MINUS = "\u2212"
@@ -182,8 +183,16 @@ def _departure(row: Mapping[str, Any], name: str) -> str | None:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction as a percentage without its sign: 0.525 as "52.5"."""
-    return f"{100 * fraction:.{digits}f}"
+    """A fraction as a percentage without its sign; halves go away from zero, as readers round.
+
+    Formatting a float would round some halves up and some down: 109 of 400 to 27.3, 153 of 400 to 38.2.
+
+    >>> percent(0.525), percent(109 / 400), percent(153 / 400)
+    ('52.5', '27.3', '38.3')
+    """
+    value = 100 * fraction
+    # more than binary fractions are off by, less than any digit that is shown
+    return f"{value + copysign(1e-9, value):.{digits}f}"
 
 
 def reduction(fraction: float | None) -> str:
@@ -209,6 +218,15 @@ def p_text(value: float) -> str:
     ('p < 0.001', 'p = 0.037', 'p = 1.000')
     """
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for readers: "8.2 s", "12 min", "3.4 h"; "" for None."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def magnitude(value: float | None) -> str:

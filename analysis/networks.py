@@ -94,6 +94,11 @@ class Network:
         return f"{self.identity['model']} on {self.identity['dataset']}"
 
     @property
+    def title(self) -> str:
+        """Architecture, data and label within a sentence: "small_resnet on cifar10, ratio 0.9, clean"."""
+        return f"{self.subject}, {self.label[0].lower()}{self.label[1:]}"
+
+    @property
     def noisy_share(self) -> float | None:
         """Share of the neurons that get noise, 0 for the dense network; None where each layer has its own."""
         if self.is_dense:

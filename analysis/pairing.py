@@ -100,6 +100,15 @@ class Comparer:
             return found
         return _independent(gains[0], gains[1], how)
 
+    def by_image(self, now: Run, before: Run, column: str) -> Comparison | None:
+        """How much more accurate the attack run `now` is in `column`, by what each makes of every image.
+
+        None where test data, images or settings of the attack differ, and without fitting records of both.
+        """
+        if not all(map(self._may_read, (now, before))) or Source(runs=(now, before)).differing(column):
+            return None
+        return self._by_image(now, before, column)
+
     def _by_image(self, now: Run, before: Run, column: str) -> Comparison | None:
         counts = fourfold(self._records(now, [column]), self._records(before, [column]), column)
         if counts is None:
@@ -139,9 +148,12 @@ class Comparer:
             run_ids=(now["run_id"], before["run_id"]),
         )
 
+    def _may_read(self, run: Run) -> bool:
+        return run["run_id"] in self._asked or len(self._asked) < self._most
+
     def _records(self, run: Run, columns: Sequence[str]) -> pl.DataFrame | None:
         """The records of a run, if they are of the numbers that it has tracked in `columns`."""
-        if run["run_id"] not in self._asked and len(self._asked) >= self._most:
+        if not self._may_read(run):
             return None
         self._asked.add(run["run_id"])
         records = self._reader(run["run_id"])

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analysis import missing, names, sparsity
+from analysis.against_dense import AgainstDense
 from analysis.figures import accuracy_over_bitops, robustness_over_sparsity
 from analysis.figures.drawing import FURTHER_STYLES, INK, MUTED, SERIES_STYLES
 from analysis.figures.drawing import render as render_figure
@@ -19,7 +20,7 @@ from analysis.links import LOCAL_UI, Link
 from analysis.notes import attack_params, computed_on
 from analysis.protocol import MINIMAL_NORM, in_pixels, survivors_of
 from analysis.runs import FINISHED, Parent
-from analysis.summary import attack_pair, change_against_dense, summarise
+from analysis.summary import attack_pair, summarise
 from analysis.tables import adaptive, masking
 from analysis.tables.robustness import WORST_CASE, RobustnessTable, Row
 from analysis.tables.writing import Cell, caption, cells, headings
@@ -73,13 +74,15 @@ def render(
     extra: Sequence[Markup] = (),
     link: Link | None = None,
     drawn: Mapping[str, Figure | None] | None = None,
+    against: AgainstDense | None = None,
 ) -> str:
     """The report as HTML text; the same runs give the same text.
 
     `attack_runs` are the runs that `table` was built from, `all_runs` those of every stage, `flags` what
     `analysis.notes.flags` says, `command` what writes the page again, `sections` what follows the table
     (`analysis.sections`), `extra` further sections, `link` the address of MLflow's page of a run,
-    `drawn` the figures of the table (`table_figures`) where they have been drawn before.
+    `drawn` the figures of the table (`table_figures`) where they have been drawn before, `against` how the
+    networks differ from their dense teachers (by default as if each had seen images of its own).
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -90,16 +93,17 @@ def render(
     )
     environment.filters["code"] = _code
     drawn = table_figures(table) if drawn is None else drawn
+    against = against or AgainstDense(table)
     gaps, stages = missing.listed(table, parent.remedy), _stages(all_runs, link)
     return environment.get_template("report.html.j2").render(
         title=title(table),
         facts=_facts(table, parent),
-        summary=summarise(table),
+        summary=summarise(table, against),
         flags=flags,
         headings=headings(table),
         caption=caption(table),
-        rows=_rows(table, table.main_columns, cells),
-        adaptive=_adaptive(table),
+        rows=_rows(table, table.main_columns, cells, against),
+        adaptive=_adaptive(table, against),
         masking=_masking(table),
         left_out=max(0, len(table.rows) - MOST_SHOWN),
         missing=gaps[:MOST_SHOWN],
@@ -107,7 +111,7 @@ def render(
         advice=missing.advice(table, parent.remedy),
         command=command,
         sections=sections,
-        against_adaptive=attack_pair(table)[1] == WORST_CASE,
+        drawn_columns=_drawn_columns(table),
         figure=_inlined(drawn[accuracy_over_bitops.NAME], "figure-caption"),
         sparsity=_sparsity(table, drawn[robustness_over_sparsity.NAME]),
         protocol=_protocol(table),
@@ -127,6 +131,20 @@ def render(
 def table_figures(table: RobustnessTable) -> dict[str, Figure | None]:
     """The figures that show `table`, by the names of their files; None where it has not what one shows."""
     return {kind.NAME: kind.draw(table) for kind in (accuracy_over_bitops, robustness_over_sparsity)}
+
+
+def _drawn_columns(table: RobustnessTable) -> str:
+    """What the figure of accuracy over BitOPs shows, in words."""
+    blocked, knowing = attack_pair(table)
+    words = ["on clean images"]
+    if blocked:
+        words.append("under the longest PGD with blocked gradients")
+    if knowing:
+        adaptive = "in the worst case, which includes the adaptive attacks"
+        words.append(
+            adaptive if knowing == WORST_CASE else "under the longest PGD with straight-through gradients"
+        )
+    return names.listed(words)
 
 
 def title(table: RobustnessTable) -> str:
@@ -181,6 +199,7 @@ def _rows(
     table: RobustnessTable,
     accuracies: Sequence[str],
     cells_of: Callable[[RobustnessTable, Row], list[Cell]],
+    against: AgainstDense,
 ) -> list[dict[str, Any]]:
     """Labels and cells; the sign of a cell says that it is clearly above (1) or below (-1) dense.
 
@@ -190,7 +209,7 @@ def _rows(
     for row in table.rows[:MOST_SHOWN]:
         entries = []
         for column, cell in zip_longest(accuracies, cells_of(table, row)):
-            change = change_against_dense(table, row, column) if column and not row.is_dense else None
+            change = against(row, column) if column and not row.is_dense else None
             hover = _behind(row, column) if column and not cell.is_gap else ""
             entries.append({"cell": cell, "sign": change.sign if change else 0, "hover": hover})
         found.append({"label": row.label, "dense": row.is_dense, "entries": entries})
@@ -208,7 +227,7 @@ def _behind(row: Row, column: str) -> str:
     return "; ".join([*words, f"run {row.tracked['run_id']}"])
 
 
-def _adaptive(table: RobustnessTable) -> dict[str, Any] | None:
+def _adaptive(table: RobustnessTable, against: AgainstDense) -> dict[str, Any] | None:
     """The table of the adaptive attacks; None if there are none."""
     columns = adaptive.columns(table)
     if not columns:
@@ -217,7 +236,7 @@ def _adaptive(table: RobustnessTable) -> dict[str, Any] | None:
         "title": adaptive.TITLE,
         "caption": adaptive.caption(table),
         "headings": adaptive.headings(table),
-        "rows": _rows(table, columns, adaptive.cells),
+        "rows": _rows(table, columns, adaptive.cells, against),
     }
 
 
@@ -339,7 +358,7 @@ def _provenance(row: Row, link: Link | None) -> dict[str, Any]:
         "data": tracked["data_fingerprint"],
         "images": row.images,
         "device": computed_on(tracked["device"], tracked["threads"]),
-        "seconds": seconds(tracked["seconds"]),
+        "seconds": names.duration(tracked["seconds"]),
         "taken": tracked["seconds"] or "",
     }
 
@@ -352,6 +371,7 @@ def _stages(runs: pl.DataFrame, link: Link | None) -> list[dict[str, Any]]:
         subject = names.variant_name(run) if run["stage"] == "finetune" and run["defence"] else ""
         if run["stage"] in ("pretrain", "defend", "distill") and run["trained_by"] not in names.PLAIN:
             subject = run["trained_by_title"] or run["trained_by"]
+        done = run["status"] == FINISHED
         found.append(
             {
                 "place": (order.index(run["stage"]), names.variant_order(run)),
@@ -361,17 +381,8 @@ def _stages(runs: pl.DataFrame, link: Link | None) -> list[dict[str, Any]]:
                 "commit": run["git_commit"],
                 "dirty": run["git_dirty"],
                 "device": computed_on(run["device"], run["threads"]),
-                "seconds": seconds(run["seconds"]) if run["status"] == FINISHED else run["status"].lower(),
-                "taken": (run["seconds"] or "") if run["status"] == FINISHED else "",
+                "seconds": names.duration(run["seconds"]) if done else run["status"].lower(),
+                "taken": (run["seconds"] or "") if done else "",
             }
         )
     return sorted(found, key=lambda stage: stage["place"])
-
-
-def seconds(value: float | None) -> str:
-    """A duration for readers: "8.2 s", "12 min", "3.4 h"; "" for None."""
-    if value is None:
-        return ""
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"

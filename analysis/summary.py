@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from analysis import names, sparsity
+from analysis.against_dense import AgainstDense
 from analysis.comparison import Difference, difference
 from analysis.tables.robustness import WORST_CASE, RobustnessTable, Row
 
@@ -26,15 +27,19 @@ class Summary:
     others: tuple[tuple[str, str], ...]
 
 
-def summarise(table: RobustnessTable) -> Summary:
-    """What the table says about cost, accuracy and robustness against the dense teacher."""
+def summarise(table: RobustnessTable, against: AgainstDense | None = None) -> Summary:
+    """What the table says about cost, accuracy and robustness against the dense teacher.
+
+    `against` is how its networks differ from that; by default as if each had seen images of its own.
+    """
+    against = against or AgainstDense(table)
     noisy = [row for row in table.rows if not row.is_dense and row.images]
     distances = {row.label: abs((row.cost or 0) - MAIN_COST) for row in noisy}
     least = min(distances.values(), default=0.0)
-    texts = {row.label: _network(table, row) for row in noisy}
+    texts = {row.label: _network(table, row, against) for row in noisy}
     chosen = [label for label, distance in distances.items() if distance - least < 1e-6]
     return Summary(
-        headline=_headline(table, noisy),
+        headline=_headline(table, noisy, against),
         chosen=tuple((label, texts[label]) for label in chosen),
         others=tuple((label, text) for label, text in texts.items() if label not in chosen),
     )
@@ -66,7 +71,7 @@ def _longest_pgd(table: RobustnessTable) -> tuple[str | None, str | None]:
     return max(steps, key=steps.__getitem__, default=None), None
 
 
-def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
+def _headline(table: RobustnessTable, noisy: list[Row], against: AgainstDense) -> str:
     sparse = " ".join(sparsity.headline(table, study) for study in sparsity.studies(table))
     if not noisy:
         return sparse or "No network with noise has a result yet."
@@ -79,14 +84,14 @@ def _headline(table: RobustnessTable, noisy: list[Row]) -> str:
         sentences.append(f"The {one} {span} of the dense BitOPs.")
     blocked, knowing = attack_pair(table)
     for column in (blocked, knowing):
-        changes = [change for row in noisy if column and (change := change_against_dense(table, row, column))]
+        changes = [change for row in noisy if column and (change := against(row, column))]
         if column and changes:
             also = ", which includes the adaptive attacks," if column == WORST_CASE else ""
             where = f"{_under(column)[0].upper()}{_under(column)[1:]}{also}"
             sentences.append(f"{where} {_tally([change.sign for change in changes])}.")
     if blocked and knowing:
-        gains = [row for row in noisy if _sign(table, row, blocked) == 1]
-        signs = [sign for row in gains if (sign := _sign(table, row, knowing)) is not None]
+        gains = [row for row in noisy if against.sign(row, blocked) == 1]
+        signs = [sign for row in gains if (sign := against.sign(row, knowing)) is not None]
         if signs:
             sentences.append(_verdict_over_all(signs, _attacker(knowing)))
     sentences += _best_defence(table, noisy, knowing or blocked)
@@ -114,10 +119,10 @@ def _best_defence(table: RobustnessTable, noisy: list[Row], column: str | None) 
         return f"{row.label} with {names.percent(share.value)}%"
 
     under = _under(column)
-    sentence = f"{under[0].upper()}{under[1:]} the best of {len(dense)} networks without injected noise is "
+    sentence = f"{under[0].upper()}{under[1:]} the best of {len(dense)} networks that approximate nothing is "
     sentence += best(dense)
     if any(row.cells[column] for row in noisy):
-        sentence += f", and the best with it {best(noisy)}"
+        sentence += f", and the best that does {best(noisy)}"
     return [f"{sentence}."]
 
 
@@ -162,7 +167,7 @@ def _verdict_over_all(signs: list[int], attacker: str) -> str:
     )
 
 
-def _network(table: RobustnessTable, row: Row) -> str:
+def _network(table: RobustnessTable, row: Row, against: AgainstDense) -> str:
     sentences = [_cost(row)]
     dense = table.dense_for(row)
     if dense is None or dense.images is None:
@@ -172,18 +177,18 @@ def _network(table: RobustnessTable, row: Row) -> str:
         sentences.append("The dense teacher was measured on other data: not compared.")
         return " ".join(sentence for sentence in sentences if sentence)
     blocked, knowing = attack_pair(table)
-    clean = change_against_dense(table, row, "clean")
+    clean = against(row, "clean")
     if clean:
         sentences.append(f"Clean accuracy {_moves(clean)} against the dense teacher.")
     for column in (blocked, knowing):
         if column is None:
             continue
         what = f"Accuracy {_under(column)}"
-        change = change_against_dense(table, row, column)
+        change = against(row, column)
         sentences.append(f"{what} {_moves(change)}." if change else f"{what} is missing.")
     if blocked and knowing:
         sentences += [
-            _verdict(_sign(table, row, blocked), _sign(table, row, knowing), _attacker(knowing)),
+            _verdict(against.sign(row, blocked), against.sign(row, knowing), _attacker(knowing)),
             _hidden(row, blocked, knowing),
         ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -198,20 +203,6 @@ def _cost(row: Row) -> str:
     measured = row.reduction_measured
     beside = f" ({names.percent(1 - measured)}% with the measured masks)" if measured is not None else ""
     return f"{where} the network costs {names.percent(row.cost)}% of the dense BitOPs{beside}."
-
-
-def change_against_dense(table: RobustnessTable, row: Row, column: str) -> Difference | None:
-    """How `row` differs from its dense teacher in `column`; None if a number lacks or the data differ."""
-    dense = table.dense_for(row)
-    if dense is None or dense.tracked["data_fingerprint"] != row.tracked["data_fingerprint"]:
-        return None
-    now, before = row.cells[column], dense.cells[column]
-    return difference(now, before) if now and before else None
-
-
-def _sign(table: RobustnessTable, row: Row, column: str) -> int | None:
-    change = change_against_dense(table, row, column)
-    return change.sign if change else None
 
 
 def _moves(change: Difference) -> str:

@@ -48,6 +48,8 @@ class RemoteFile:
 def without_secrets(url: str) -> str:
     """`url` as it may be shown: without a password, without its query."""
     parts = urlsplit(url)
+    if not parts.netloc:  # put together again, sqlite:////tmp/a would lose two of its slashes
+        return re.split("[?#]", url, maxsplit=1)[0]
     user = "" if _has_key(parts) or not parts.username else f"{parts.username}@"
     port = f":{parts.netloc.rpartition(':')[2]}" if re.search(r":\d+$", parts.netloc) else ""
     return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))

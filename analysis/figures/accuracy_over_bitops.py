@@ -24,6 +24,7 @@ SIDESTEP = 0.9
 PANEL = ("model", "dataset", "objective", "seed", "trained_by", "pretrain_epochs")
 MOST_PANELS = 6
 TITLE_WIDTH = 56  # characters
+NAME_HEIGHT = 9.5  # points, of a line of networks' names
 WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 4.8, 2.9, 0.9  # inches
 
 
@@ -87,7 +88,6 @@ def _title(row: Row, several: list[str]) -> str:
 def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list[str], title: str) -> None:
     ax.set_ylabel("Accuracy in %")
     quiet_grid(ax)
-    ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=9, fontweight="bold", pad=25)
     dense = table.dense_for(rows[0])
     labels: list[tuple[float, str, str]] = []
     for place, (column, (colour, marker, line)) in enumerate(zip(columns, SERIES_STYLES, strict=False)):
@@ -116,7 +116,9 @@ def _draw_panel(ax: Axes, table: RobustnessTable, rows: list[Row], columns: list
             cheapest = min(drawn, key=lambda pair: pair[0].cost or 0)[1]
             labels.append((100 * cheapest.value, _series_name(column), colour))
     _name_series(ax, labels)
-    _name_networks(ax, rows, with_dense=dense is not None and dense.images is not None)
+    lines = _name_networks(ax, rows, with_dense=dense is not None and dense.images is not None)
+    pad = 6 + NAME_HEIGHT * max(2, lines)
+    ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=9, fontweight="bold", pad=pad)
 
 
 def _points(
@@ -177,25 +179,25 @@ def _spread(wanted: list[float], heights: list[float], low: float, high: float) 
     return centres
 
 
-def _name_networks(ax: Axes, rows: list[Row], *, with_dense: bool) -> None:
-    """Write the rule (ratio, pattern, name) above each place, in a second line where the first is taken."""
+def _name_networks(ax: Axes, rows: list[Row], *, with_dense: bool) -> int:
+    """Write the rule (ratio, pattern, name) above each place, in the first line with room; how many lines."""
     at: dict[float, list[str]] = {}
     for row in rows:
         rule = names.rule_name(row.identity).split()[-1]
         at.setdefault(_place(row), []).append(rule)
     if with_dense:
         at.setdefault(100.0, []).append("dense")
-    ends = [float("-inf"), float("-inf")]
+    ends: list[float] = []
     for place in sorted(at):
         text = " / ".join(at[place])
         half = 1.35 * len(text) / 2 + 0.6
-        level = 0 if place - half > ends[0] else 1
-        ends[level] = place + half
+        level = next((line for line, end in enumerate(ends) if place - half > end), len(ends))
+        ends[level : level + 1] = [place + half]
         ax.annotate(
             text,
             xy=(place, 1),
             xycoords=ax.get_xaxis_transform(),
-            xytext=(0, 3 + 9.5 * level),
+            xytext=(0, 3 + NAME_HEIGHT * level),
             textcoords="offset points",
             ha="center",
             va="bottom",
@@ -214,3 +216,4 @@ def _name_networks(ax: Axes, rows: list[Row], *, with_dense: bool) -> None:
         fontsize=7.5,
         color=MUTED,
     )
+    return len(ends)

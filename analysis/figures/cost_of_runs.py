@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.drawing import MUTED, SERIES_STYLES, SETTINGS
 from analysis.figures.series import NothingToDrawError, foot, new_figure, panel_title
+from analysis.names import duration
 from analysis.runs import FINISHED
 
 STAGES = ("prepare", "pretrain", "defend", "distill", "finetune", "attack", "simulate")
@@ -52,12 +53,12 @@ def draw(runs: pl.DataFrame) -> Figure:
         ax.set_yticks(places, found["stage"].to_list())
         ax.invert_yaxis()
         for place, row in zip(places, found.iter_rows(named=True), strict=True):
-            each = _time(row["shortest"])
-            if _time(row["longest"]) != each:
-                each += f" to {_time(row['longest'])}"
+            each = duration(row["shortest"])
+            if duration(row["longest"]) != each:
+                each += f" to {duration(row['longest'])}"
             count = f"{row['runs']} run{'s' * (row['runs'] > 1)}"
             ax.annotate(
-                f"{_time(row['seconds'])}  ({count}, {each})", (row["seconds"], place), xytext=(4, 0),
+                f"{duration(row['seconds'])}  ({count}, {each})", (row["seconds"], place), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=7,
             )  # fmt: skip
         ax.margins(x=0.55)
@@ -65,12 +66,6 @@ def draw(runs: pl.DataFrame) -> Figure:
         ax.set_xlabel("seconds of computing")
         ax.grid(axis="x", color=MUTED, alpha=0.18, linewidth=0.6)
         ax.set_axisbelow(True)
-        panel_title(ax, f"{_time(float(found['seconds'].sum()))} in all")
+        panel_title(ax, f"{duration(float(found['seconds'].sum()))} in all")
         foot(figure, "each result once, however often it was used again; wall clock of one process each")
     return figure
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

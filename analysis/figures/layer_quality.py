@@ -96,11 +96,11 @@ def _densities(figure: Figure, ax: Axes, own: pl.DataFrame, tuned: Sequence[str]
         for line, row in enumerate(values):
             for column, value in enumerate(row):
                 ax.text(
-                    column + 0.5, line + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=5.5,
+                    column + 0.5, line + 0.5, f"{100 * value:.3g}", ha="center", va="center", fontsize=5.5,
                     color=ON_DARK if value < 0.6 else ON_LIGHT,
                 )  # fmt: skip
     bar = ax.inset_axes((1.02, 0.0, 0.02, 1.0))
-    figure.colorbar(mesh, cax=bar).set_label("share", fontsize=7)
+    figure.colorbar(mesh, cax=bar).set_label("share; in the cells in %", fontsize=7)
 
 
 def _without_shared_start(networks: Sequence[str]) -> tuple[str, list[str]]:

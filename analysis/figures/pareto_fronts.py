@@ -61,7 +61,8 @@ def draw(runs: pl.DataFrame) -> Figure:
         best = dict.fromkeys(one.network.label for one in every if one.on_front)
         numbers = {label: place for place, label in enumerate(best, 1)}
         width = max(NARROWEST, WIDTH * len(costs))
-        key = wrap("; ".join(f"{place}: {label}" for label, place in numbers.items()), int(width * 20))
+        entries = (_unbroken(f"{place}: {label}") for label, place in numbers.items())
+        key = wrap("; ".join(entries), int(width * 20))
         figure = new_figure(width, HEIGHT * len(subjects) + 0.6 + 0.13 * len(key))
         axes = figure.subplots(len(subjects), len(costs), squeeze=False, sharey="row")
         for line, (subject, panels) in zip(axes, subjects.items(), strict=True):
@@ -90,10 +91,11 @@ def candidates(every: Sequence[Network], cost_of: Callable[[Network], float | No
         and (cost := cost_of(network)) is not None
     ]
     found.sort(key=lambda one: (one[2], -one[1].value))
-    best = set(front([Score(accuracy=accuracy.value, cost=cost) for _, accuracy, cost in found]))
+    scores = [Score(accuracy=accuracy.value, cost=cost) for _, accuracy, cost in found]
+    best = {scores[place] for place in front(scores)}  # of equal ones `front` names one
     return [
-        Candidate(network=network, accuracy=accuracy, cost=cost, on_front=place in best)
-        for place, (network, accuracy, cost) in enumerate(found)
+        Candidate(network=network, accuracy=accuracy, cost=cost, on_front=score in best)
+        for (network, accuracy, cost), score in zip(found, scores, strict=True)
     ]
 
 
@@ -143,6 +145,11 @@ def _subjects(runs: pl.DataFrame) -> dict[str, dict[str, list[Candidate]]]:
     return found
 
 
+def _unbroken(text: str) -> str:
+    """With spaces at which `wrap` breaks no line."""
+    return text.replace(" ", "\u00a0")
+
+
 def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> None:
     quiet_grid(ax)
     best = [one for one in own if one.on_front]
@@ -165,11 +172,15 @@ def _panel(ax: Axes, own: Sequence[Candidate], numbers: Mapping[str, int]) -> No
         ax.step([*ends, right], [*heights, heights[-1]], where="post", color=colour, linewidth=1.1, zorder=1)
     ax.plot([], [], color=colour, marker=marker, linewidth=1.1, label="on the front")
     ax.plot([], [], color=MUTED, marker="X", markerfacecolor="white", linestyle="", label="dominated")
-    for one in best:  # above and to the left of a front that rises there is nothing on it
+    equal: dict[tuple[float, float], list[int]] = {}
+    for one in best:
+        equal.setdefault((100 * one.cost, 100 * one.accuracy.value), []).append(numbers[one.network.label])
+    for point, places in equal.items():
+        # no network is cheaper and more accurate than one on the front: to the upper left there is room
         ax.annotate(
-            str(numbers[one.network.label]), (100 * one.cost, 100 * one.accuracy.value), xytext=(-3, 4),
+            ",".join(map(str, places)), point, xytext=(-3.5, 3),
             textcoords="offset points", ha="right", fontsize=7.5, fontweight="bold", zorder=5,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
     ax.set_xlim(left=0)
     ax.margins(x=0.15, y=0.12)

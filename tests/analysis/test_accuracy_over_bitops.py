@@ -1,11 +1,13 @@
 """The figure: what it shows, and that it is the same every time."""
 
 import xml.etree.ElementTree as ElementTree
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_hex
-from recorded_runs import DENSE, Recorded, Recorder, noise, read_back
+from matplotlib.text import Text
+from recorded_runs import DENSE, DENSE_BITOPS, Recorded, Recorder, noise, read_back
 
 from analysis.figures.accuracy_over_bitops import NAME, _spread, draw
 from analysis.figures.drawing import FORMATS, SERIES_STYLES, render, save
@@ -95,6 +97,28 @@ def test_networks_and_series_are_named_in_the_figure(table: RobustnessTable) -> 
         "noise",
     }
     assert "1.00 M" in figure.axes[1].get_xlabel()
+
+
+def test_names_of_networks_of_similar_cost_do_not_overlap(recorder: Recorder) -> None:
+    parent = recorder.parent("crowded")
+    for tags, cost in (
+        (DENSE, DENSE_BITOPS),
+        (noise(ratio="0.1"), 0.973 * DENSE_BITOPS),
+        (noise(pattern="1:8"), 0.948 * DENSE_BITOPS),
+        (noise(ratio="0.2"), 0.87 * DENSE_BITOPS),
+    ):
+        recorder.attack(parent, tags, {"clean": 100}, bitops=(cost, cost))
+    figure = draw(build_table(read_back(recorder, "crowded", {}).runs))
+    assert figure is not None
+    figure.canvas.draw()
+    [ax] = figure.axes
+    wanted = {"0.1", "0.2", "1:8", "dense", "noise"}
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts if text.get_text() in wanted}
+    [title] = [found for found in ax.findobj(Text) if found.get_text() == ax.get_title(loc="left")]
+    boxes["the title"] = title.get_window_extent()
+    assert boxes.keys() == {*wanted, "the title"}
+    for one, other in combinations(boxes, 2):
+        assert not boxes[one].overlaps(boxes[other]), (one, other)
 
 
 def test_layers_with_ratios_of_their_own_are_open_and_named(recorder: Recorder) -> None:

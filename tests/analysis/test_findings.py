@@ -1,6 +1,8 @@
 """Claims and their verdicts, from numbers that were worked out by hand."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ from analysis.findings import (
     FAILS,
     HOLDS,
     UNKNOWN,
+    Evidence,
     Finding,
     Tracked,
     falls,
@@ -19,6 +22,7 @@ from analysis.findings import (
     rises,
     to_markdown,
 )
+from analysis.findings_accuracy import gradients_are_not_masked
 from analysis.findings_claims import CLAIMS, find
 from analysis.pairing import Comparer
 from analysis.runs import find_parent, stage_runs
@@ -81,7 +85,7 @@ def findings(recorded: Recorded) -> dict[str, Finding]:
         ("The gain is there for an attacker who knows the defence", FAILS, [-1, -1, -1]),
         ("The gradients are not masked", FAILS, [-1]),
         ("Robust accuracy rises with the share of noise", HOLDS, [1]),
-        ("The rise begins at 60% noise", HOLDS, [1]),
+        ("Robust accuracy is higher from 60% noise on", HOLDS, [1]),
         # 80.5 and 80.1% against 80.0%: the interval of +-3.5 points reaches below -2
         ("Clean accuracy is kept below 90% noise", UNKNOWN, [0, 0]),
         ("Clean accuracy falls from 90% noise on", HOLDS, [1]),
@@ -114,7 +118,7 @@ def test_the_verdict_on_what_was_recorded(
 def test_evidence_has_its_numbers_interval_denominator_and_runs(
     recorded: Recorded, findings: dict[str, Finding]
 ) -> None:
-    [one] = findings["The rise begins at 60% noise"].evidence
+    [one] = findings["Robust accuracy is higher from 60% noise on"].evidence
     # Newcombe's interval of 600 and 500 of 1000, worked out with the formula of the paper of 1998
     assert one.numbers == "60.0% against 50.0%: +10.0 points (95% interval +5.6 to +14.3)"
     assert one.basis == "independent, 1000 images, 1 seed"  # the runs have no records of single images
@@ -129,6 +133,51 @@ def test_what_is_missing_is_said_with_a_command_that_exists(recorded: Recorded) 
         assert finding.verdict == UNKNOWN
         assert claim.needs in finding.why
         assert f"`python -m pipeline.sweep --grid {claim.grids[1]}`" in finding.why
+
+
+@pytest.mark.parametrize(
+    ("signs", "expected"),
+    [
+        ([1], HOLDS),
+        ([1, 0], HOLDS),
+        ([1, 0, 0], UNKNOWN),  # one of several that happens to be clear
+        ([1, 1, 0, 0], HOLDS),
+        ([0], UNKNOWN),
+        ([1, 1, 1, -1], FAILS),
+        ([0, -1], FAILS),
+    ],
+)
+def test_a_claim_holds_on_half_of_the_comparisons_at_least(signs: list[int], expected: str) -> None:
+    def gather(_: Tracked) -> list[Evidence]:
+        return [Evidence(subject="", numbers="", sign=sign, basis="", run_ids=()) for sign in signs]
+
+    found = judge(replace(CLAIMS[0], gather=gather), Tracked(pl.DataFrame(), Comparer()))
+    assert found.verdict == expected
+    counts = [int(number) for number in re.findall(r"(\d+) (?:for it|not clear|against it)", found.why)]
+    assert sum(counts) == len(signs)
+
+
+@pytest.mark.parametrize(
+    ("dense", "noisy", "sign"),
+    [
+        ((), (), 1),
+        ((), ("zero_gradients",), -1),
+        (("zero_gradients",), (), 1),
+        (("zero_gradients",), ("zero_gradients",), 0),
+        (("zero_gradients",), ("zero_gradients", "protocols_disagree"), -1),
+    ],
+)
+def test_what_is_raised_for_the_dense_network_too_says_nothing_about_noise(
+    recorder: Recorder, dense: tuple[str, ...], noisy: tuple[str, ...], sign: int
+) -> None:
+    name = f"masked-{'-'.join(dense)}-beside-{'-'.join(noisy)}"
+    parent = recorder.parent(name)
+    for tags, raised in ((DENSE, dense), (noise(ratio="0.9"), noisy)):
+        recorder.attack(parent, tags, {"pgd20": 100}, metrics=verdict(*raised))
+    runs = stage_runs(find_parent(recorder.tracking_uri, name), stage=None)
+    [one] = gradients_are_not_masked(Tracked(runs, Comparer()))
+    assert one.sign == sign
+    assert one.numbers.startswith(f"{len(noisy)} of 6 tests raised ({len(dense)} for its dense network)")
 
 
 def test_one_piece_of_evidence_against_is_enough(recorded: Recorded) -> None:

@@ -244,12 +244,11 @@ def test_the_front_is_what_brute_force_finds(recorded: Recorded, planted: list[t
         costs[id(network)] = float(cost)
     found = pareto_fronts.candidates(every, lambda network: costs[id(network)])
     points = [(one.accuracy.value, one.cost) for one in found]
-    best = {
-        (value, cost)
+    best = [  # equal networks do not dominate each other: all of them are on the front, or none
+        not any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
         for value, cost in points
-        if not any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
-    }
-    assert {(one.accuracy.value, one.cost) for one in found if one.on_front} == best
+    ]
+    assert [one.on_front for one in found] == best
 
 
 def test_layers_are_read_from_the_files_of_the_runs(source: Source) -> None:
@@ -261,6 +260,19 @@ def test_layers_are_read_from_the_files_of_the_runs(source: Source) -> None:
         ("top_k_recall", "conv1"): 0.9,
         ("density", "conv1"): 0.1,
     }
+
+
+def test_layers_have_the_networks_in_the_order_of_the_tables(recorder: Recorder) -> None:
+    parent = recorder.parent("layers-in-order")
+    recorder.attack(parent, DENSE, {"clean": 100})
+    tags = [noise(pattern="4:8"), noise(ratio="0.9", objective="adversarial"), noise(ratio="0.5")]
+    tags.append(noise(ratio="0.9"))
+    ids = [recorder.stage(parent, "finetune", **one) for one in tags]
+    runs = every_stage(recorder, "layers-in-order", {}).runs
+    densities = json.dumps([{"name": "conv1", "value": 0.5}]).encode()
+    files = RunFiles(recorder.tracking_uri, {(run, "densities.json"): densities for run in ids})
+    found = [name.partition(", ")[2] for name in layers(runs, files)["network"]]
+    assert found == ["Ratio 0.5, clean", "Ratio 0.9, clean", "Ratio 0.9, adversarial", "Pattern 4:8, clean"]
 
 
 def test_the_cost_of_the_runs_counts_each_result_once(recorder: Recorder) -> None:

@@ -181,7 +181,7 @@ def test_the_title_of_a_choice_is_what_its_runs_record(choice: Any, title: str) 
     ("value", "text"),
     [
         (0.82646, "\u221282.6%"),
-        (-0.0735, "+7.3%"),
+        (-0.0735, "+7.4%"),
         (0.0, "0.0%"),
         (-0.0001, "0.0%"),
         (1.0, "\u2212100.0%"),
@@ -215,3 +215,19 @@ def test_points_are_signed_unless_zero_when_rounded() -> None:
     assert names.points(-0.1234) == "\u221212.3"
     assert names.points(-0.0001) == "0.0"
     assert names.points(-0.1234, signed=False) == "12.3"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (8.24, "8.2 s"), (99.9, "99.9 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
+)
+def test_durations(value: float | None, text: str) -> None:
+    assert names.duration(value) == text
+
+
+def test_quarters_of_a_point_are_all_rounded_alike() -> None:
+    """Counts of 400 images, rounded away from zero by whole numbers: tenths of a percent."""
+    for count in range(1, 401):
+        tenths = (2 * 1000 * count + 400) // 800
+        text = f"{tenths // 10}.{tenths % 10}"
+        assert names.percent(count / 400) == text
+        assert names.points(-count / 400) == names.MINUS + text

@@ -13,12 +13,15 @@ from recorded_runs import Recorder
 from recorded_runs import noise as noise_tags
 from scipy.stats import binomtest, ttest_1samp, ttest_rel
 
+from analysis.against_dense import AgainstDense
 from analysis.comparison import Share, difference
 from analysis.findings_claims import find
 from analysis.networks import Network, networks
 from analysis.pairing import Comparer, Comparison
 from analysis.records import FILE, Reader, Records, no_records
 from analysis.runs import find_parent, stage_runs
+from analysis.summary import summarise
+from analysis.tables.robustness import build_table
 
 IMAGES = 40
 GENERATOR = np.random.default_rng(3)
@@ -248,20 +251,20 @@ def test_findings_use_the_artifacts_of_the_runs(recorder: Recorder, tmp_path: Pa
         recorder.client.log_artifact(ids[-1], str(tmp_path / FILE))
     found = find_parent(recorder.tracking_uri, "paired-findings")
     runs = stage_runs(found, stage=None)
-    signs = {}
+    signs, told, tests = {}, {}, {}
     for name, read in (("paired", Records(found.tracking_uri)), ("independent", no_records)):
-        [one] = next(
-            f for f in find(runs, records=read) if f.claim.grids[0] == "table1" and f.evidence
-        ).evidence
+        comparer = Comparer(read)
+        [one] = next(f for f in find(runs, comparer=comparer) if f.evidence).evidence
         assert one.basis == f"{name}, 200 images, 1 seed"
         assert one.run_ids == (ids[1], ids[0])
-        signs[name] = one.sign
+        signs[name], tests[name] = one.sign, one.numbers
+        attacks = runs.filter(pl.col("stage") == "attack")
+        table = build_table(attacks)
+        against = AgainstDense(table, attacks, comparer)
+        _, noisy = table.rows
+        assert against.sign(noisy, "pgd20") == one.sign  # the page's marks are not at odds with its findings
+        told[name] = summarise(table, against).headline
     assert signs == {"paired": 1, "independent": 0}
-    assert (
-        "McNemar p = 0.002"
-        in next(  # 2 / 2^10
-            f for f in find(runs, records=Records(found.tracking_uri)) if f.evidence
-        )
-        .evidence[0]
-        .numbers
-    )
+    assert "McNemar p = 0.002" in tests["paired"]  # 2 / 2^10
+    assert told["paired"].endswith("it is clearly above the dense teacher.")
+    assert told["independent"].endswith("it is not clearly different from the dense teacher.")

@@ -8,7 +8,7 @@ from recorded_runs import DENSE, LATER, NUMBERS, PROTOCOL, Recorded, Recorder, f
 
 from analysis.names import percent
 from analysis.notes import flags
-from analysis.report import inline_svg, render, seconds
+from analysis.report import inline_svg, render
 from analysis.runs import stage_runs
 from analysis.tables.robustness import build_table
 
@@ -152,6 +152,22 @@ def test_numbers_intervals_and_origin_are_there(page: Page, demo: Recorded) -> N
 
 def test_the_same_runs_give_the_same_page(html: str, demo: Recorded) -> None:
     assert page_of(demo) == html
+
+
+def test_the_caption_names_what_the_figure_has(recorder: Recorder, html: str, adaptive: Recorded) -> None:
+    parent = recorder.parent("clean-only")
+    for tags in (DENSE, noise(ratio="0.9")):
+        recorder.attack(parent, tags, {"clean": 100})
+    pages = [page_of(read_back(recorder, "clean-only", {})), html, page_of(adaptive)]
+    captions = [re.search(r'id="figure-caption">(.*?)</figcaption>', page, re.DOTALL) for page in pages]
+    said = [found[1].partition("intervals: ")[2].partition(".")[0] for found in captions if found]
+    assert said == [
+        "on clean images",
+        "on clean images, under the longest PGD with blocked gradients and under the longest PGD with "
+        "straight-through gradients",
+        "on clean images, under the longest PGD with blocked gradients and in the worst case, which includes "
+        "the adaptive attacks",
+    ]
 
 
 def test_clear_changes_are_marked(html: str) -> None:
@@ -304,10 +320,3 @@ def test_an_svg_file_becomes_an_element() -> None:
         '<svg viewBox="0 0 3 4" role="img" aria-labelledby="figure-caption">'
         '<g style="fill: var(--paper)"/></svg>'
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, ""), (8.24, "8.2 s"), (99.9, "99.9 s"), (720.0, "12 min"), (12240.0, "3.4 h")]
-)
-def test_durations(value: float | None, text: str) -> None:
-    assert seconds(value) == text

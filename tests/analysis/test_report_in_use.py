@@ -16,6 +16,7 @@ from analysis.runs import stage_runs
 from analysis.tables import sheet_html
 from analysis.tables.robustness import build_table
 from analysis.tables.sheet import Sheet, SheetBlock, SheetCell, SheetLine
+from nenni_core.errors import InputError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -56,6 +57,9 @@ def test_links_go_to_the_server_without_its_password_or_where_one_says_or_nowher
     assert address.endswith(f"runs.example.org/mlflow/{place}")
     assert said("abc") == f"http://host:80/{place}"
     assert links(demo.parent, "") is None
+    for wrong in ("javascript:alert(1)", "host:5000", "ftp://host"):
+        with pytest.raises(InputError, match=f"--ui '{re.escape(wrong)}'.*expected"):
+            links(demo.parent, wrong)
     assert "<a " not in page_of(demo)
     assert "make ui</code> is running" not in page_of(demo, link)
 

@@ -56,6 +56,12 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
     assert "geheim" not in result.output
 
 
+@pytest.mark.parametrize("url", ["sqlite:////tmp/a/mlflow.db", "sqlite:///mlflow.db", "store/here", "/a/b"])
+def test_a_place_without_a_host_is_shown_as_it_was_given(url: str) -> None:
+    assert without_secrets(url) == url
+    assert without_secrets(f"{url}?password=geheim") == url
+
+
 @pytest.mark.parametrize(
     "url",
     [

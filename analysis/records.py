@@ -2,7 +2,9 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import polars.selectors as cs
@@ -28,25 +30,30 @@ class Records:
         """Those of a run; what cannot be read is as good as none, since no accuracy rests on it."""
         if run_id not in self._read:
             try:
-                self._read[run_id] = read_records(self._tracking_uri, run_id)
+                self._read[run_id] = read_records(self._tracking_uri, run_id, client=self._client)
             except InputError:
                 self._read[run_id] = None
         return self._read[run_id]
+
+    @cached_property
+    def _client(self) -> Any:
+        return open_client(self._tracking_uri)
 
 
 def no_records(_: str) -> None:
     """The `Reader` where there is nothing to read."""
 
 
-def read_records(tracking_uri: str, run_id: str) -> pl.DataFrame | None:
+def read_records(tracking_uri: str, run_id: str, *, client: Any = None) -> pl.DataFrame | None:
     """One row per test image of the attack run `run_id`; None where the run has no such artifact.
 
     `index` is the image's place in the test split, `label` its class, `<column>_correct` whether the network
     is right about it in that column of the tables: of a random network on one fresh noise draw, in the worst
     case on most draws. `<column>_probability` is the share of the draws on which it is right, 0 or 1 for
-    other networks; clean images have none. Raises `InputError` where MLflow fails.
+    other networks; clean images have none. `client` is an MLflow client where there is one already. Raises
+    `InputError` where MLflow fails.
     """
-    client = open_client(tracking_uri)
+    client = client or open_client(tracking_uri)
     names = [found.path for found in ask(tracking_uri, client.list_artifacts, run_id)]
     if FILE not in names:
         return None

@@ -127,7 +127,9 @@ def analyse(
         comparer = Comparer(records)
         against = AgainstDense(table, attack_runs, comparer)
         name = asked.grid if asked else None
-        results = paper_results(runs, parent, wanted, grid=name, current=current, records=records)
+        results = paper_results(
+            runs, parent, wanted, grid=name, current=current, records=records, comparer=comparer
+        )
         files = write(
             out,
             table,

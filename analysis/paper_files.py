@@ -10,6 +10,7 @@ from markupsafe import Markup
 from analysis.current import CurrentSet
 from analysis.measurement import Run
 from analysis.paired import PairedTest, paired_tests
+from analysis.pairing import Comparer
 from analysis.paper_layout import DATASETS, column_title
 from analysis.paper_tables import PaperTable, build_paper_tables
 from analysis.provenance import protocol_of, standing
@@ -57,18 +58,20 @@ def paper_results(
     grid: str | None,
     current: bool,
     records: Reader,
+    comparer: Comparer | None = None,
 ) -> list[PaperResult]:
     """The tables of the paper that the runs of `parent` give (see `build_paper_tables`).
 
     `runs` are those of all stages, `grid` is the name of the grid that was asked for if one was; `current`
     says whether `wanted`, what is asked for, is what was tracked. `records` reads what runs know of single
-    images.
+    images, `comparer` compares by it.
     """
     tables = build_paper_tables(
         runs,
         name=Path(grid).stem if grid else parent.experiment,
         expected=wanted.networks if current else (),
         attacks=wanted.attacks if current else (),
+        comparer=comparer,
     )
     return [_result(table, parent.remedy, records) for table in tables]
 

@@ -11,11 +11,13 @@ import polars as pl
 from analysis.claims import Fitness, Stages, fitness
 from analysis.comparison import Difference, difference
 from analysis.measurement import Measurement, Run, Source, choose, is_of
+from analysis.pairing import Comparer, Comparison
 from analysis.paper_layout import BITOPS, CLEAN, TABLES, Layout, Method, layout
 from analysis.statistics import spread
 from analysis.tables.robustness import WORST_CASE
 from analysis.verdict import Order, Verdict, order, verdict
 
+ByImage = Callable[[Run, Run, str], Comparison | None]
 TEACHER = Method(title="Dense teacher")
 NAMED = re.compile(r"(?:small-)?table(?P<number>[1-4])")
 
@@ -151,14 +153,16 @@ def build_paper_tables(
     name: str = "",
     expected: Iterable[Mapping[str, Any]] = (),
     attacks: Iterable[str] = (),
+    comparer: Comparer | None = None,
 ) -> list[PaperTable]:
     """The tables of the paper that the runs of one tracked set give.
 
     `runs` are those of all stages (see `analysis.load_runs`), `name` that of the grid, `expected` the
     networks and `attacks` the columns that are wanted even if no run has them. A grid called `table1` or
     `small-table1` gives that table, whatever is there of it; another set gives the tables of which it has
-    every row.
+    every row. `comparer` reads what runs know of single images; without one they are taken as independent.
     """
+    compare = (comparer or Comparer()).by_image
     every = list(runs.iter_rows(named=True))
     attacked = [run for run in every if run["stage"] == "attack"]
     wanted = list(expected)
@@ -170,7 +174,7 @@ def build_paper_tables(
             continue
         printed = layout(number)
         for model in _models(printed, [*attacked, *wanted], every_row=named is None):
-            found.append(_table(printed, model, attacked, wanted, tuple(attacks), stages))
+            found.append(_table(printed, model, attacked, wanted, tuple(attacks), stages, compare))
     return found
 
 
@@ -196,6 +200,7 @@ def _table(
     wanted: Sequence[Run],
     attacks: tuple[str, ...],
     stages: Stages,
+    compare: ByImage,
 ) -> PaperTable:
     networks = [one for one in [*attacked, *wanted] if one["model"] == model]
     datasets = tuple(name for name in printed.datasets if any(one["dataset"] == name for one in networks))
@@ -212,7 +217,7 @@ def _table(
                 wished = [one for one in asked if is_of(one, method) and _is_tuned_on(one, objective)]
                 source = choose(chosen, wished, attacks, all_seeds=seeds)
                 block.append(_row(printed, dataset, method, objective, source, stages))
-        rows += _compared(printed, block)
+        rows += _compared(printed, block, compare)
         there, wished = ([one for one in many if is_of(one, TEACHER)] for many in (here, asked))
         teachers[dataset] = choose(there, wished, attacks, all_seeds=seeds)
     return PaperTable(layout=printed, model=model, datasets=datasets, rows=tuple(rows), teachers=teachers)
@@ -263,7 +268,7 @@ def _printed_cost(printed: Layout, dataset: str, method: Method) -> float | None
     return None if bitops is None else bitops / dense.printed[dataset, baseline, BITOPS]
 
 
-def _compared(printed: Layout, block: list[MethodRow]) -> list[MethodRow]:
+def _compared(printed: Layout, block: list[MethodRow], compare: ByImage) -> list[MethodRow]:
     """The rows of one data set with ranks and improvements."""
     ranks = {
         column: _ranks(
@@ -283,7 +288,7 @@ def _compared(printed: Layout, block: list[MethodRow]) -> list[MethodRow]:
         }
         improvements = None
         if printed.has_improvements and row.method.is_noise and baseline is not None:
-            improvements = {column: _improvement(row, baseline, column) for column in entries}
+            improvements = {column: _improvement(row, baseline, column, compare) for column in entries}
         found.append(
             replace(
                 row,
@@ -304,19 +309,23 @@ def _ranks(numbers: Sequence[Measurement | None], sources: Sequence[Source], col
     return [values.index(n.value) + 1 if n is not None and n.value in values else 0 for n in numbers]
 
 
-def _improvement(row: MethodRow, baseline: MethodRow, column: str) -> Improvement:
+def _improvement(row: MethodRow, baseline: MethodRow, column: str, compare: ByImage) -> Improvement:
     now, before = row.entries[column], baseline.entries[column]
     printed = None if now.printed is None or before.printed is None else now.printed - before.printed
     if now.measurement is None or before.measurement is None or row.source.differing(column, baseline.source):
         return Improvement(ours=None, printed=printed)
-    return Improvement(ours=improvement(now.measurement, before.measurement), printed=printed)
+    first, second = ({run["seed"]: run for run in each.source.runs} for each in (row, baseline))
+    common = [seed for seed in first if seed in second]
+    paired = compare(first[common[0]], second[common[0]], column) if len(common) == 1 else None
+    ours = paired.difference if paired else improvement(now.measurement, before.measurement)
+    return Improvement(ours=ours, printed=printed)
 
 
 def improvement(now: Measurement, before: Measurement) -> Difference:
     """How much better `now` is: with several common seeds the mean of their differences with a t-interval.
 
-    Both networks of a seed come from one dense teacher, so that the seeds are paired. With one seed the
-    interval is that of two independent samples of images, which is too wide rather than too narrow.
+    Both networks of a seed come from one dense teacher, so that the seeds are paired. With one seed, of which
+    the images are not known one by one, the interval is that of two independent samples of images.
     """
     first, second = (dict(zip(each.seeds, each.shares, strict=True)) for each in (now, before))
     common = [seed for seed in first if seed in second]

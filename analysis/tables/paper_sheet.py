@@ -265,7 +265,8 @@ def _caption(table: PaperTable) -> str:
         words.append("One seed each: intervals (Wilson) cover the choice of images, not of the seed.")
     if any(row.improvements for row in table.rows):
         words.append(
-            "Improvement is against Overfitting Adversarial Training, by seed where there are several."
+            "Improvement is against Overfitting Adversarial Training, by seed where there are several, image "
+            "by image where the runs tell."
         )
     if any(objective for objective in table.objectives):
         words.append("The paper does not say what images its fine-tuning sees: each kind is a row.")

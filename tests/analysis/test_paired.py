@@ -9,8 +9,10 @@ from recorded_runs import DENSE as DENSE_TAGS
 from recorded_runs import Recorder
 from recorded_runs import noise as noise_tags
 
+from analysis.comparison import Difference, Fourfold, paired_difference
 from analysis.names import p_text
 from analysis.paired import BEST_BASELINE, MOST_SEEDS, TEACHER, PairedTest, discordant, paired_tests
+from analysis.pairing import Comparer
 from analysis.paper_tables import PaperTable, build_paper_tables
 from analysis.records import FILE, read_records
 from analysis.tables import paired_sheet
@@ -125,3 +127,26 @@ def test_a_test_as_text() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.00099, "p < 0.001"), (0.05, "p = 0.050"), (1.0, "p = 1.000")])
 def test_p_values_as_papers_write_them(value: float, text: str) -> None:
     assert p_text(value) == text
+
+
+def test_an_improvement_of_one_seed_is_that_of_the_same_images() -> None:
+    rows = (
+        attack(DENSE, {"pgd20": 5}, run_id="dense", images=10),
+        attack(noise(0.9), {"pgd20": 7}, run_id="noise", images=10),
+    )
+    masks = {"dense": records(pgd20="1111100000"), "noise": records(pgd20="1111111000")}
+
+    def gain(comparer: Comparer | None) -> Difference:
+        runs = frame(prepared(), *rows)
+        [found] = build_paper_tables(runs, name="table1", comparer=comparer)
+        [noisy] = [row for row in found.rows if row.improvements and row.improvements["pgd20"].ours]
+        assert noisy.improvements is not None
+        ours = noisy.improvements["pgd20"].ours
+        assert ours is not None
+        return ours
+
+    paired, apart = gain(Comparer(masks.__getitem__)), gain(None)
+    counts = Fourfold(both=5, only_now=2, only_before=0, neither=3)
+    assert paired == paired_difference(counts)
+    assert paired.value == pytest.approx(apart.value) == pytest.approx(0.2)
+    assert paired.high - paired.low < apart.high - apart.low

@@ -29,7 +29,7 @@ from analysis.paper_files import PaperResult, fragments, paper_results, write_pa
 from analysis.records import Records
 from analysis.runs import NothingTrackedError, Parent, find_parent, stage_runs
 from analysis.sections import sections
-from analysis.summary import attack_pair, summarise
+from analysis.summary import attack_pair, headline
 from analysis.tables.markdown import to_markdown
 from analysis.tables.robustness import MASKING, RobustnessTable, build_table
 from analysis.tables.writing import caption, cells, headings
@@ -227,7 +227,7 @@ def show(
         said = f"Not shown here, for want of width: {listed(left_out)}."
         console.print(Text(said, style="dim"))
     console.print()
-    console.print(Text(summarise(table, against).headline))
+    console.print(Text(headline(table, against)))
     for doubt in doubts:
         if doubt != warning:
             console.print(Text(f"note: {doubt}", style="yellow"), soft_wrap=True)

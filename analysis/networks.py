@@ -4,6 +4,7 @@ Figures and findings read runs through this module. A network is everything of i
 of one network that differ in the protocol or in the data are kept apart and never averaged.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -178,6 +179,18 @@ class Network:
 
 def networks(runs: pl.DataFrame, *, stage: str = "attack") -> list[Network]:
     """The networks of the finished runs of `stage` (rows of `analysis.load_runs`), in the order of tables."""
+    # every figure and every second claim asks for those of the same frame, which nobody changes
+    frame, found = _LATEST.get(stage, (None, ()))
+    if frame is None or frame() is not runs:
+        found = tuple(_networks(runs, stage))
+        _LATEST[stage] = (weakref.ref(runs), found)
+    return list(found)
+
+
+_LATEST: dict[str, tuple[weakref.ref[pl.DataFrame], tuple[Network, ...]]] = {}
+
+
+def _networks(runs: pl.DataFrame, stage: str) -> list[Network]:
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     chosen = runs.filter((pl.col("stage") == stage) & (pl.col("status") == FINISHED))
     for run in chosen.sort("start_ms").iter_rows(named=True):

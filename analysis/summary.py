@@ -13,18 +13,22 @@ ADAPTIVE_ATTACKER = "an attacker who knows the defence"
 # The paper's main setting, ratio 0.9, leaves 17.4% of the dense BitOPs (0.452 of 2.60, its table 1).
 MAIN_COST = 0.174
 STRAIGHT = "_straight_through"
+MOST_TOLD = 24
+"""A paragraph for each of more networks than these is read by nobody: they are in the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What the table says: over all networks in one paragraph, then (label, sentences) of each noisy one.
 
-    `chosen` are the networks nearest to the paper's main setting, `others` the rest.
+    `chosen` are the networks nearest to the paper's main setting, `others` the rest; of each the first
+    `MOST_TOLD`. `left_out` is how many there are beyond those.
     """
 
     headline: str
     chosen: tuple[tuple[str, str], ...]
     others: tuple[tuple[str, str], ...]
+    left_out: int
 
 
 def summarise(table: RobustnessTable, against: AgainstDense | None = None) -> Summary:
@@ -33,16 +37,26 @@ def summarise(table: RobustnessTable, against: AgainstDense | None = None) -> Su
     `against` is how its networks differ from that; by default as if each had seen images of its own.
     """
     against = against or AgainstDense(table)
-    noisy = [row for row in table.rows if not row.is_dense and row.images]
-    distances = {row.label: abs((row.cost or 0) - MAIN_COST) for row in noisy}
-    least = min(distances.values(), default=0.0)
-    texts = {row.label: _network(table, row, against) for row in noisy}
-    chosen = [label for label, distance in distances.items() if distance - least < 1e-6]
-    return Summary(
-        headline=_headline(table, noisy, against),
-        chosen=tuple((label, texts[label]) for label in chosen),
-        others=tuple((label, text) for label, text in texts.items() if label not in chosen),
+    noisy = _noisy(table)
+    distances = [abs((row.cost or 0) - MAIN_COST) for row in noisy]
+    least = min(distances, default=0.0)
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row, distance in zip(noisy, distances, strict=True):
+        parts[distance - least >= 1e-6].append(row)
+    chosen, others = (
+        tuple((row.label, _network(table, row, against)) for row in part[:MOST_TOLD]) for part in parts
     )
+    left_out = len(noisy) - len(chosen) - len(others)
+    return Summary(headline=headline(table, against), chosen=chosen, others=others, left_out=left_out)
+
+
+def headline(table: RobustnessTable, against: AgainstDense | None = None) -> str:
+    """What the table says over all networks, in one paragraph; `against` as in `summarise`."""
+    return _headline(table, _noisy(table), against or AgainstDense(table))
+
+
+def _noisy(table: RobustnessTable) -> list[Row]:
+    return [row for row in table.rows if not row.is_dense and row.images]
 
 
 def attack_pair(table: RobustnessTable) -> tuple[str | None, str | None]:

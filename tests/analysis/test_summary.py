@@ -256,3 +256,15 @@ def test_an_ensemble_is_no_network_of_its_own() -> None:
         "and the best that does Ratio 0.9, clean with 20.0%."
     )
     assert "approximate nothing" not in summary(noisy(800, 700, 200), together).headline
+
+
+def test_of_very_many_networks_the_first_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"clean": 900, "pgd20": 500, "pgd20_straight_through": 400}
+    networks = [row(f"Ratio 0.{n}", counts, cost=0.1 * n, ratio=0.1 * n) for n in (1, 2, 3)]
+    whole = summary(*networks)
+    assert whole.left_out == 0
+    assert (len(whole.chosen), len(whole.others)) == (1, 2)
+    monkeypatch.setattr("analysis.summary.MOST_TOLD", 1)
+    some = summary(*networks)
+    assert some.headline == whole.headline
+    assert (some.chosen, some.others, some.left_out) == (whole.chosen, whole.others[:1], 1)

@@ -1,8 +1,11 @@
 """A chain that takes seconds on a CPU, on generated images in the layout of CIFAR-10's binary version."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -25,6 +28,15 @@ SMALL: CifarLayout = dataclasses.replace(
 )
 
 FOREVER = 1e9
+
+
+@contextmanager
+def small_files_for_cifar10() -> Iterator[None]:
+    """CIFAR-10 is the small files meanwhile, also for what remembers how large it is."""
+    with patch.dict(data.DATASETS, {"cifar10": small_source()}):
+        data.dataset_extent.cache_clear()
+        yield
+    data.dataset_extent.cache_clear()
 
 
 def small_source() -> data.DatasetSource:

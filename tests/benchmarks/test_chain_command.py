@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_chain import small_chain, small_source, write_cifar
+from small_chain import small_chain, small_files_for_cifar10, write_cifar
 from typer.testing import CliRunner
 
 from analysis.__main__ import app as analysis
 from benchmarks import chain_plan, paper_scale
 from benchmarks.chain_plan import paper_chain, rehearsal
-from nenni_core import data
 from nenni_core.attacks import AttackSpec
 from nenni_core.attacks.protocols import paper_protocol
 from nenni_core.progress import Deadline
@@ -41,11 +40,11 @@ def settings_kept() -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Few images, and a chain of seconds."""
-    monkeypatch.setitem(data.DATASETS, "cifar10", small_source())
     monkeypatch.setattr(paper_scale, "paper_chain", lambda **_: small_chain(*ATTACKS))
-    return write_cifar(tmp_path / "data")
+    with small_files_for_cifar10():
+        yield write_cifar(tmp_path / "data")
 
 
 class Call:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from small_chain import compute, small_chain, small_source, write_cifar
+from small_chain import compute, small_chain, small_files_for_cifar10, write_cifar
 from typer.testing import CliRunner
 
 from benchmarks.chain_run import Done
-from nenni_core import data
 from nenni_core.attacks import AttackSpec
 from nenni_core.chain.record import write_record
 from nenni_core.chain.runtime import RecordCallback
@@ -34,8 +33,7 @@ ATTACKS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def small_files() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "cifar10", small_source())
+    with small_files_for_cifar10():
         yield
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_chain import compute, small_chain, small_source, write_cifar
+from small_chain import compute, small_chain, small_files_for_cifar10, write_cifar
 
 from benchmarks import chain_run
 from benchmarks.chain_plan import Chain
@@ -33,8 +33,7 @@ ATTACKS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def small_files() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "cifar10", small_source())
+    with small_files_for_cifar10():
         yield
 
 
